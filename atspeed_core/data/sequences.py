@@ -1,0 +1,50 @@
+"""Reading what prepare_data wrote: training sequences, evaluation examples and items."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from atspeed_core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Example:
+    """One user of the validation or test part.
+
+    Attributes:
+        user: user id.
+        history: what the user did before, oldest first, at most `max_history` items.
+        targets: the held-out items.
+    """
+
+    user: str
+    history: list[str]
+    targets: list[str]
+
+
+def load_train(folder: str | Path) -> dict[str, list[str]]:
+    """User id -> training items, oldest first."""
+    frame = _read(Path(folder) / "train.parquet")
+    return {user: list(items) for user, items in zip(frame["user_id"], frame["item_ids"], strict=True)}
+
+
+def load_examples(folder: str | Path, part: str) -> list[Example]:
+    """The examples of `part` ("valid" or "test")."""
+    frame = _read(Path(folder) / f"{part}.parquet")
+    columns = (frame["user_id"], frame["history"], frame["targets"])
+    return [Example(user, list(history), list(targets)) for user, history, targets in zip(*columns, strict=True)]
+
+
+def load_items(folder: str | Path) -> pd.DataFrame:
+    """item_id, title, text; one row an item."""
+    return _read(Path(folder) / "items.parquet")
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the prepare_data stage first") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable parquet file ({error}); run the prepare_data stage again") from None

@@ -1,0 +1,260 @@
+"""`params.yaml` as one typed model: the only place where a setting is declared, checked and explained."""
+
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from atspeed_core.errors import UserError
+
+Method = Literal["sft", "atspeed_s", "atspeed_r"]
+Verification = Literal["none", "strict", "relaxed"]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A section of `params.yaml`: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Columns(Section):
+    """Column names of a plain CSV or parquet file (source `table`)."""
+
+    user: str = "user_id"
+    item: str = "item_id"
+    rating: str | None = "rating"
+    timestamp: str | None = "timestamp"
+    title: str | None = "title"
+    text: list[str] = []
+
+
+class PrepareData(Section):
+    """Which interactions are read, which are kept and how they are split."""
+
+    dataset: str
+    source: Literal["movielens", "recbole", "table", "atspeed_release"]
+    path: str
+    items_path: str | None = None
+    columns: Columns = Columns()
+    rating_threshold: float | None = None
+    k_core: Annotated[int, Field(ge=1)] = 5
+    duplicates: Literal["first", "last", "all", "error"] = "first"
+    split: Literal["chronological", "leave_one_out", "published"] = "leave_one_out"
+    max_history: Positive = 20
+
+    @model_validator(mode="after")
+    def _published_split_belongs_to_the_release(self) -> "PrepareData":
+        if (self.split == "published") != (self.source == "atspeed_release"):
+            raise ValueError("split 'published' goes with source 'atspeed_release', and only with it")
+        return self
+
+
+class RqVae(Section):
+    """Training of the residual-quantised autoencoder."""
+
+    latent_dim: Positive = 32
+    hidden_dims: list[Positive] = [256, 128]
+    epochs: Positive = 200
+    batch_size: Positive = 1024
+    learning_rate: float = 1e-3
+    commitment: float = 0.25
+
+
+class BuildIdentifiers(Section):
+    """How items become tuples of code tokens."""
+
+    method: Literal["rq_kmeans", "rq_vae", "file"] = "rq_kmeans"
+    file: str | None = None
+    num_levels: Positive = 4
+    codebook_width: Positive = 256
+    embedding_dim: Positive = 64
+    sentence_encoder: str | None = None
+    text_weight: Annotated[float, Field(ge=0)] = 1.0
+    cooccurrence_weight: Annotated[float, Field(ge=0)] = 1.0
+    cooccurrence_window: Positive = 5
+    collisions: Literal["resolve", "allow"] = "resolve"
+    rq_vae: RqVae = RqVae()
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _a_file_goes_with_its_method(self) -> "BuildIdentifiers":
+        if (self.method == "file") != (self.file is not None):
+            raise ValueError("'file' must be set for method 'file', and only for it")
+        if self.method != "file" and self.text_weight + self.cooccurrence_weight == 0:
+            raise ValueError("'text_weight' and 'cooccurrence_weight' cannot both be 0")
+        return self
+
+
+class Architecture(Section):
+    """Shape of a llama-architecture model built from scratch."""
+
+    hidden_size: Positive
+    num_layers: Positive
+    num_heads: Positive
+    intermediate_size: Positive
+    dropout: Share = 0.0
+
+    @model_validator(mode="after")
+    def _heads_divide_the_hidden_size(self) -> "Architecture":
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError("'hidden_size' must be a multiple of 2 * 'num_heads'")
+        return self
+
+
+class Lora(Section):
+    """Low-rank adaptation of a base model."""
+
+    rank: Positive = 8
+    alpha: Positive = 16
+    dropout: Share = 0.05
+    target_modules: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class DeepSpeed(Section):
+    """How DeepSpeed is launched (through torchrun)."""
+
+    num_processes: Positive = 1
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class FinetuneTarget(Section):
+    """Training of the target model."""
+
+    base_model: str | None = None
+    instruction: str = ""
+    architecture: Architecture | None = None
+    lora: Lora | None = None
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    warmup: Share = 0.05
+    batch_size: Positive = 32
+    max_epochs: Positive = 20
+    patience: Positive = 4
+    selection: Literal["recall", "loss"] = "recall"
+    deepspeed: DeepSpeed = DeepSpeed()
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _either_scratch_or_base(self) -> "FinetuneTarget":
+        if (self.base_model is None) == (self.architecture is None):
+            raise ValueError("set exactly one of 'base_model' (fine-tune) and 'architecture' (train from scratch)")
+        if self.lora is not None and self.base_model is None:
+            raise ValueError("'lora' needs a 'base_model'")
+        return self
+
+
+class CacheTopk(Section):
+    """The target's top-K sequences for the training users."""
+
+    top_k: Positive = 20
+    contexts_per_user: Positive = 1
+    batch_size: Positive = 64
+    contexts_per_shard: Positive = 1024
+    compare_users: Annotated[int, Field(ge=0)] = 64
+
+
+class AlignDraft(Section):
+    """Training of the draft: the same initial weights and number of updates for every method."""
+
+    architecture: Architecture
+    alpha: Share = 0.5
+    beta: Annotated[float, Field(ge=0)] = 1.0
+    lambda_: Annotated[float, Field(ge=0, le=1, alias="lambda")] = 0.25
+    num_updates: Positive = 600
+    batch_size: Positive = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    seed: int = 0
+
+
+class Evaluate(Section):
+    """What is measured, over all test users."""
+
+    ks: list[Positive] = [1, 3, 5, 10, 20]
+    verifications: list[Verification] = ["strict", "relaxed"]
+    draft_beams: Positive = 40
+    draft_steps: Positive = 3
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    batch_size: Positive = 32
+    timing_users: Positive = 48
+    bootstrap_samples: Positive = 2000
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _draft_is_as_wide_as_the_lists(self) -> "Evaluate":
+        if self.ks and self.draft_beams < max(self.ks):
+            raise ValueError(f"'draft_beams' ({self.draft_beams}) must be at least the largest of 'ks' ({max(self.ks)})")
+        return self
+
+
+class Report(Section):
+    """What people look at."""
+
+    title: str = "AtSpeed nightly"
+
+
+class Params(Section):
+    """The whole of `params.yaml`."""
+
+    prepare_data: PrepareData
+    build_identifiers: BuildIdentifiers = BuildIdentifiers()
+    finetune_target: FinetuneTarget
+    cache_topk: CacheTopk = CacheTopk()
+    align_draft: AlignDraft
+    evaluate: Evaluate = Evaluate()
+    report: Report = Report()
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and check `params.yaml`.
+
+    Raises:
+        UserError: the file is missing or no YAML mapping, a key is unknown (the nearest known one is named),
+            or a value is out of its range; every fault is in the one message.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run from the project's folder or give --params") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected sections such as 'prepare_data:', found {type(raw).__name__}")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{path}: " + "; ".join(_explain(fault) for fault in error.errors())) from None
+
+
+def _explain(fault: Any) -> str:
+    location = [str(part) for part in fault["loc"]]
+    name = ".".join(location)
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else "known: " + ", ".join(known)
+        return f"unknown key '{name}'; {hint}"
+    if fault["type"] == "missing":
+        return f"'{name}' is missing"
+    return f"'{name}': {fault['msg'].removeprefix('Value error, ')} (got {fault['input']!r:.80})"
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    model: type[BaseModel] = Params
+    for part in location:
+        field = next(f for n, f in model.model_fields.items() if part in (n, f.alias))
+        model = _section_of(field.annotation)
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _section_of(annotation: Any) -> type[BaseModel]:
+    if isinstance(annotation, types.UnionType):
+        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+    return typing.cast("type[BaseModel]", annotation)

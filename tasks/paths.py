@@ -1,0 +1,12 @@
+"""Where each stage reads and writes, relative to the project's folder."""
+
+from pathlib import Path
+
+PROCESSED = Path("data/processed")
+IDENTIFIERS = Path("data/identifiers")
+TARGET = Path("models/target")
+DRAFTS = Path("models/drafts")
+TOPK_CACHE = Path("data/topk_cache")
+REFERENCE = Path("data/reference")
+CHECKPOINTS = Path("checkpoints")  # outside every DVC out: DVC deletes outs before it runs a stage
+RESULTS = Path("results")
