@@ -71,7 +71,7 @@ class BuildIdentifiers(Section):
 
     method: Literal["rq_kmeans", "rq_vae", "file"] = "rq_kmeans"
     file: str | None = None
-    num_levels: Positive = 4
+    num_levels: Annotated[int, Field(gt=0, le=26)] = 4  # one letter a level
     codebook_width: Positive = 256
     embedding_dim: Positive = 64
     sentence_encoder: str | None = None
@@ -98,6 +98,7 @@ class Architecture(Section):
     num_layers: Positive
     num_heads: Positive
     intermediate_size: Positive
+    tie_embeddings: bool = True
     dropout: Share = 0.0
 
     @model_validator(mode="after")
@@ -183,7 +184,7 @@ class Evaluate(Section):
     draft_steps: Positive = 3
     temperature: Annotated[float, Field(gt=0)] = 1.0
     batch_size: Positive = 32
-    timing_users: Positive = 48
+    timing_users: Annotated[int, Field(ge=2)] = 48
     bootstrap_samples: Positive = 2000
     seed: int = 0
 

@@ -1,0 +1,1 @@
+"""Interaction sources -> validated, split sequences."""

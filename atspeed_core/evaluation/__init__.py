@@ -1,0 +1,1 @@
+"""Ranking metrics, speed measurement, statistics, baselines without an LLM, and the report."""

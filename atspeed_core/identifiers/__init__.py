@@ -1,0 +1,1 @@
+"""Item embeddings, their quantisation to code tuples, the catalog of items and its trie."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,15 +85,25 @@ class Catalog:
 def read_identifiers(path: str | Path) -> dict[str, list[str]]:
     """Read and check an identifiers file (see `Catalog.load`)."""
     try:
-        identifiers = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        identifiers = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_object_without_repeats)
+    except OSError:
         raise UserError(f"{path}: no such identifiers file; run the build_identifiers stage or give its path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); expected {{'item': ['<a_1>', ...]}}") from None
+    except ValueError as error:  # no JSON, no UTF-8, or an item that stands twice
+        raise UserError(
+            f"{path}: not a valid identifiers file ({error}); expected {{'item': ['<a_1>', ...]}}"
+        ) from None
     if not isinstance(identifiers, dict) or not identifiers:
         raise UserError(f"{path}: expected a non-empty object {{'item': ['<a_1>', ...]}}")
     _check_identifiers(path, identifiers)
     return identifiers
+
+
+def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    counts = Counter(key for key, _ in pairs)
+    repeated = [key for key, count in counts.items() if count > 1]
+    if repeated:
+        raise ValueError(f"item '{repeated[0]}' stands {counts[repeated[0]]} times")
+    return dict(pairs)
 
 
 def _check_identifiers(path: str | Path, identifiers: dict[str, list[str]]) -> None:
@@ -107,6 +118,11 @@ def _check_identifiers(path: str | Path, identifiers: dict[str, list[str]]) -> N
         for level, token in enumerate(tokens):
             if level_of.setdefault(token, level) != level:
                 raise UserError(f"{path}: item '{item}': token '{token}' stands at level {level} and {level_of[token]}")
+
+
+def code_token(level: int, code: int) -> str:
+    """The token of a code: "<a_12>" for code 12 of level 0, "<b_12>" of level 1, ..."""
+    return f"<{chr(ord('a') + level)}_{code}>"
 
 
 def _natural(token: str) -> tuple[tuple[int, str], ...]:

@@ -16,6 +16,7 @@ class Trie:
         token: [nodes] code of the edge into each node (index into the catalog's code tokens); -1 for the root.
         parent: [nodes] parent node; -1 for the root.
         first_child: [nodes] first child; children are consecutive, in ascending order of their code.
+            A leaf has none, and its entry is the number of nodes.
         num_children: [nodes].
         depth_start: [levels + 2] node range of depth d is depth_start[d] : depth_start[d + 1].
         first_item: [leaves + 1] items of leaf number j are leaf_items[first_item[j] : first_item[j + 1]].
@@ -59,6 +60,7 @@ class Trie:
         chosen = np.zeros(len(self.leaf_items), dtype=bool)
         chosen[items] = True
         marked = np.zeros(self.num_nodes, dtype=bool)
+        marked[0] = True  # also where no item is given
         counts = np.add.reduceat(chosen[self.leaf_items].astype(np.int64), self.first_item[:-1])
         nodes = self.first_leaf + np.flatnonzero(counts)
         for _ in range(self.num_levels + 1):

@@ -1,0 +1,58 @@
+"""Which interactions are kept: rating threshold, duplicate policy, k-core."""
+
+import numpy as np
+import pandas as pd
+
+from atspeed_core.errors import UserError
+
+
+def at_least(interactions: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """The interactions rated `threshold` or more.
+
+    Raises:
+        UserError: the source has no ratings.
+    """
+    if "rating" not in interactions:
+        raise UserError(f"rating_threshold is {threshold}, but the source has no ratings; set it to null")
+    return interactions[interactions["rating"] >= threshold]
+
+
+def in_time_order(interactions: pd.DataFrame) -> pd.DataFrame:
+    """Sorted by time; interactions of the same second, or all where times are unknown, stay in source order."""
+    if "timestamp" not in interactions:
+        return interactions
+    return interactions.sort_values("timestamp", kind="stable")
+
+
+def without_duplicates(interactions: pd.DataFrame, policy: str) -> pd.DataFrame:
+    """Settle repeated (user, item) pairs of time-ordered interactions.
+
+    Args:
+        interactions: in time order; the index is named "line" or "row" (for the message).
+        policy: "first" keeps a pair's oldest interaction, "last" its newest, "all" every one, "error" refuses.
+
+    Raises:
+        UserError: the policy is "error" and a pair is repeated.
+    """
+    if policy == "all":
+        return interactions
+    repeated = interactions.duplicated(["user_id", "item_id"], keep="last" if policy == "last" else "first")
+    if policy == "error" and repeated.any():
+        first = interactions[repeated].iloc[0]
+        where = f"{interactions.index.name} {first.name}: user {first['user_id']!r}, item {first['item_id']!r}"
+        raise UserError(f"{repeated.sum()} repeated interactions ({where}); set duplicates to first, last or all")
+    return interactions[~repeated]
+
+
+def k_core(interactions: pd.DataFrame, k: int) -> pd.DataFrame:
+    """The largest part in which every user and every item has at least `k` interactions."""
+    users = pd.factorize(interactions["user_id"])[0]
+    items = pd.factorize(interactions["item_id"])[0]
+    kept = np.ones(len(interactions), dtype=bool)
+    while True:
+        enough_users = np.bincount(users[kept], minlength=len(users)) >= k
+        enough_items = np.bincount(items[kept], minlength=len(items)) >= k
+        left = kept & enough_users[users] & enough_items[items]
+        if left.sum() == kept.sum():
+            return interactions[kept]
+        kept = left

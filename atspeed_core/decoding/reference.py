@@ -1,0 +1,74 @@
+"""The reference: `transformers` generate with a Python trie callback, the slow way whose lists ours must equal."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+
+from atspeed_core.identifiers.trie import IntArray
+
+Successors = dict[tuple[int, ...], list[int]]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Identifiers as generate returned them.
+
+    Attributes:
+        tokens: [B, K, levels] int64 token ids, best first.
+        scores: [B, K] float32 summed log-probabilities.
+    """
+
+    tokens: Tensor
+    scores: Tensor
+
+
+def successors(item_tokens: IntArray) -> Successors:
+    """Prefix -> the tokens that may follow it, from the identifiers' token ids [items, levels]."""
+    following: dict[tuple[int, ...], set[int]] = {}
+    for identifier in item_tokens.tolist():
+        for depth, token in enumerate(identifier):
+            following.setdefault(tuple(identifier[:depth]), set()).add(token)
+    return {prefix: sorted(tokens) for prefix, tokens in following.items()}
+
+
+@torch.inference_mode()
+def generate(
+    model: PreTrainedModel, prompts: Tensor, mask: Tensor, allowed: Successors, *, k: int, num_levels: int, pad_id: int
+) -> Generated:
+    """Beam search of width `k` by transformers for left-padded `prompts` [B, S] with `mask` [B, S]."""
+    config = GenerationConfig(
+        num_beams=k,
+        num_return_sequences=k,
+        do_sample=False,
+        max_new_tokens=num_levels,
+        length_penalty=0.0 if k > 1 else None,
+        eos_token_id=None,
+        pad_token_id=pad_id,
+        return_dict_in_generate=True,
+        output_scores=k > 1,  # transformers returns sequence scores only along with these
+        output_logits=k == 1,
+    )
+    output = model.generate(
+        inputs=prompts,
+        attention_mask=mask,
+        generation_config=config,
+        prefix_allowed_tokens_fn=_callback(allowed, prompts.shape[1]),
+    )
+    tokens = output.sequences[:, prompts.shape[1] :].view(len(prompts), k, num_levels)
+    scores = output.sequences_scores.view(len(prompts), k) if k > 1 else _greedy_scores(tokens, output.logits)
+    return Generated(tokens, scores)
+
+
+def _callback(allowed: Successors, prompt_length: int) -> Callable[[int, Tensor], list[int]]:
+    def follow(_: int, sequence: Tensor) -> list[int]:
+        return allowed[tuple(sequence[prompt_length:].tolist())]
+
+    return follow
+
+
+def _greedy_scores(tokens: Tensor, logits: tuple[Tensor, ...]) -> Tensor:
+    log_probs = torch.stack([torch.log_softmax(step.float(), dim=-1) for step in logits], dim=1)  # [B, L, V]
+    return log_probs.gather(2, tokens.transpose(1, 2)).sum(1)

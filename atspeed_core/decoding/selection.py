@@ -1,0 +1,30 @@
+"""Choosing among candidates: deterministic top-k and sampling without replacement."""
+
+import torch
+from torch import Tensor
+
+
+def stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The `k` best of `scores` [..., n] float32, best first, and their indices; equal scores: lower index first.
+
+    torch.topk leaves the order of ties open; here each score and its index become one sortable integer.
+    """
+    bits = scores.contiguous().view(torch.int32).long()
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # order of the floats, as integers
+    tie_break = torch.arange(scores.shape[-1] - 1, -1, -1, device=scores.device)
+    _, indices = ((ordered << 32) + tie_break).topk(k, dim=-1)
+    return scores.gather(-1, indices), indices
+
+
+def gumbel(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Standard Gumbel noise, float32, on the generator's device."""
+    uniform = torch.rand(shape, generator=generator, device=generator.device)
+    return -torch.log(-torch.log(uniform.clamp(min=torch.finfo(torch.float32).tiny)).clamp(min=1e-20))
+
+
+def sample_without_replacement(log_weights: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """[..., k] indices drawn one after the other in proportion to exp(log_weights) [..., n] (Gumbel-top-k).
+
+    Entries of -inf are drawn only when nothing else is left.
+    """
+    return stable_topk(log_weights + gumbel(log_weights.shape, generator), k)[1]

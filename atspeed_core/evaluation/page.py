@@ -1,0 +1,147 @@
+"""results/report.html: one file with plots and tables that opens without a network."""
+
+import html
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from atspeed_core.evaluation.results import TARGET, rows_by_k
+from atspeed_core.evaluation.tables import Table, comparison_table, describe, ranking_table, speed_table
+
+Json = dict[str, Any]
+Curves = Mapping[str, pd.DataFrame]
+
+STYLE = """
+body { font-family: system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(30rem, 1fr)); gap: 1rem; }
+table { border-collapse: collapse; font-size: 0.85rem; margin: 0.5rem 0 1.5rem; }
+td, th { border: 1px solid #ccc; padding: 0.2rem 0.6rem; text-align: right; white-space: nowrap; }
+td:first-child, th:first-child { text-align: left; }
+.scroll { overflow-x: auto; }
+"""
+
+
+def report_page(title: str, metrics: Json, *, curves: Curves, identifiers: Json) -> str:
+    """The page as HTML.
+
+    Args:
+        title: heading.
+        metrics: content of results/metrics.json.
+        curves: model -> its learning curves (columns step, name, value); may be empty.
+        identifiers: content of data/identifiers/report.json; may be empty.
+    """
+    plots = [*method_plots(metrics), *ranking_plots(metrics), *curve_plots(curves)]
+    tables = [ranking_table(metrics), speed_table(metrics), comparison_table(metrics), identifier_table(identifiers)]
+    body = [
+        f"<h1>{html.escape(title)}</h1>",
+        "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in describe(metrics)) + "</ul>",
+        f'<div class="plots">{"".join(_plot(number, figure) for number, figure in enumerate(plots))}</div>',
+        *(_table(table) for table in tables if table.rows),
+    ]
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+    script = f"<script>{get_plotlyjs()}</script>"
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}{script}</head><body>{"".join(body)}</body></html>\n'
+
+
+def method_plots(metrics: Json) -> list[go.Figure]:
+    """Accepted steps, walltime speedup (beside the oracle's) and share of identical lists, by K."""
+    lines = [
+        (f"{method}, {verification}", by_k, "solid" if verification == "strict" else "dot")
+        for method, verifications in metrics["methods"].items()
+        for verification, by_k in verifications.items()
+    ]
+    steps, speed, same = (
+        _by_k("Accepted steps", "drafted steps accepted per request"),
+        _by_k("Walltime speedup", "times faster than the target's own search"),
+        _by_k("Identical lists", "share equal to the reference"),
+    )
+    for name, by_k, dash in lines:
+        _add(steps, name, by_k, "accepted_steps", dash)
+        _add(speed, name, by_k, "walltime_speedup", dash)
+        _add(same, name, by_k, "identical_lists", dash)
+    for method, verifications in metrics["methods"].items():
+        _add(speed, f"{method}, oracle", next(iter(verifications.values())), "walltime_speedup_oracle", "dash")
+    same.update_yaxes(range=[0, 1.05])
+    return [steps, speed, same]
+
+
+def ranking_plots(metrics: Json) -> list[go.Figure]:
+    """Recall and NDCG of the target and the recommenders without a language model, by K."""
+    figures = []
+    for name, label in (("recall", "Recall"), ("ndcg", "NDCG")):
+        figure = _by_k(f"{label}@K", label)
+        for recommender, by_k in {TARGET: metrics[TARGET], **metrics["baselines"]}.items():
+            _add(figure, recommender, by_k, name, "solid" if recommender == TARGET else "dot")
+        figures.append(figure)
+    return figures
+
+
+def curve_plots(curves: Curves) -> list[go.Figure]:
+    """A plot a model: each named curve by step."""
+    figures = []
+    for model, frame in curves.items():
+        figure = go.Figure(layout=_layout(f"Learning curves: {model}", "step", "value"))
+        for name, rows in frame.groupby("name"):
+            figure.add_scatter(x=rows["step"].tolist(), y=rows["value"].tolist(), name=str(name), mode="lines")
+        figures.append(figure)
+    return figures
+
+
+def identifier_table(report: Json) -> Table:
+    """Every fact of the identifiers' report, by its path."""
+    rows = [[name, f"{value:,.4g}" if isinstance(value, float) else str(value)] for name, value in _leaves(report)]
+    return Table("Identifiers", "From data/identifiers/report.json.", ["figure", "value"], rows)
+
+
+def _leaves(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{path}.{key}".removeprefix("."))
+    elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
+        for number, inner in enumerate(value, start=1):
+            yield from _leaves(inner, f"{path}.{number}")
+    elif isinstance(value, list):
+        yield path, ", ".join(map(str, value))
+    elif value is not None:
+        yield path, value
+
+
+def _by_k(title: str, label: str) -> go.Figure:
+    figure = go.Figure(layout=_layout(title, "K", label))
+    figure.update_xaxes(type="category")
+    return figure
+
+
+def _layout(title: str, x: str, y: str) -> Json:
+    return {"title": title, "xaxis_title": x, "yaxis_title": y, "template": "plotly_white", "height": 420}
+
+
+def _add(figure: go.Figure, label: str, by_k: Json, name: str, dash: str) -> None:
+    rows = list(rows_by_k(by_k))
+    values = [figures[name] for _, figures in rows]
+    bounds = [figures.get(f"{name}_interval", [figures[name]] * 2) for _, figures in rows]
+    bars = {
+        "type": "data",
+        "symmetric": False,
+        "array": [high - value for value, (_, high) in zip(values, bounds, strict=True)],
+        "arrayminus": [value - low for value, (low, _) in zip(values, bounds, strict=True)],
+    }
+    figure.add_scatter(x=[k for k, _ in rows], y=values, name=label, error_y=bars, line={"dash": dash})
+
+
+def _plot(number: int, figure: go.Figure) -> str:
+    config = {"displaylogo": False, "responsive": True, "plotlyServerURL": ""}
+    div = figure.to_html(full_html=False, include_plotlyjs=False, config=config, div_id=f"plot-{number}")
+    return f"<div>{div}</div>"
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.columns)
+    rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
+    return (
+        f"<h2>{html.escape(table.title)}</h2><p>{html.escape(table.note)}</p>"
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    )

@@ -1,0 +1,129 @@
+"""The report's tables, as rows of text, and results/summary.md made of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from atspeed_core.evaluation.results import TARGET, rows_by_k
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to be shown: title, what the reader must know of it, column names and rows of text."""
+
+    title: str
+    note: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def ranking_table(metrics: Json) -> Table:
+    """Recall and NDCG of the target and of the recommenders without a language model."""
+    recommenders = {TARGET: metrics[TARGET], **metrics["baselines"]}
+    rows = [
+        [name, k, _with_interval(figures, "recall", 4), _with_interval(figures, "ndcg", 4)]
+        for name, by_k in recommenders.items()
+        for k, figures in rows_by_k(by_k)
+    ]
+    note = f"All {metrics['num_test_users']} test users; [95% interval]."
+    return Table("Does the target recommend?", note, ["recommender", "K", "Recall", "NDCG"], rows)
+
+
+def speed_table(metrics: Json) -> Table:
+    """Acceptance, speed and identity of each method and verification."""
+    rows = [
+        [method, verification, k, *_speed_cells(figures)]
+        for method, verifications in metrics["methods"].items()
+        for verification, by_k in verifications.items()
+        for k, figures in rows_by_k(by_k)
+    ]
+    timing = metrics["timing"]
+    note = (
+        f"WS: time of {metrics['speedup_baseline']}, over the time with the draft; vs generate: the same over "
+        f"transformers' generate ({timing['generate_users']} users). Oracle: a drafter that knows the answer and costs "
+        f"nothing. Times: {timing['users']} users x {timing['repetitions']} on {describe_device(metrics['device'])}; "
+        f"the rest: all {metrics['num_test_users']} test users; [95% interval]."
+    )
+    columns = ["method", "verification", "K", "AS", "calls", "WS", "oracle", "of oracle", "vs generate"]
+    columns += ["identical", "Recall", "NDCG", "p50 ms", "p95 ms"]
+    return Table("How fast, and the same lists?", note, columns, rows)
+
+
+def comparison_table(metrics: Json) -> Table:
+    """Paired differences over the same users."""
+    rows = [
+        [pair, figure, k, _with_interval(figures, name, 4)]
+        for pair, by_key in metrics["comparisons"].items()
+        for label, by_k in _by_verification(by_key)
+        for k, figures in by_k.items()
+        for name, figure in ((n, f"{label}{n}") for n in figures if not n.endswith("_interval"))
+    ]
+    note = "Mean difference over the same test users; an interval that leaves 0 out speaks of a difference."
+    return Table("Paired differences", note, ["pair", "figure", "K", "difference"], rows)
+
+
+def describe_device(device: Json) -> str:
+    """One line on the machine and the versions."""
+    return (
+        f"{device['name']} ({device['cores']} cores, {device['threads']} threads), {device['dtype']}, "
+        f"torch {device['torch']}, transformers {device['transformers']}"
+    )
+
+
+def summary_markdown(title: str, metrics: Json) -> str:
+    """The content of results/summary.md."""
+    head = [f"# {title}", "", *(f"- {line}" for line in describe(metrics))]
+    tables = [ranking_table(metrics), speed_table(metrics), comparison_table(metrics)]
+    return "\n".join([*head, *(markdown(table) for table in tables if table.rows)]) + "\n"
+
+
+def describe(metrics: Json) -> list[str]:
+    """What was measured, on what: one line each."""
+    data, drafts = metrics["dataset"], metrics["drafts"]
+    return [
+        "Data: " + ", ".join(f"{key} {value}" for key, value in data.items() if not isinstance(value, dict | list)),
+        f"Device: {describe_device(metrics['device'])}",
+        f"Target: {metrics[TARGET]['parameters']:,} parameters; drafts: "
+        + ", ".join(f"{name} {draft['parameters']:,}" for name, draft in drafts.items()),
+        "Baselines, settings chosen on validation users: "
+        + "; ".join(f"{name} {_settings(by_k['settings'])}" for name, by_k in metrics["baselines"].items()),
+    ]
+
+
+def markdown(table: Table) -> str:
+    """A table in Markdown, with its heading and note."""
+    lines = [table.columns, ["---"] * len(table.columns), *table.rows]
+    return "\n".join(["", f"## {table.title}", "", table.note, "", *("| " + " | ".join(row) + " |" for row in lines)])
+
+
+def _speed_cells(figures: Json) -> list[str]:
+    return [
+        _with_interval(figures, "accepted_steps", 2),
+        f"{figures['target_calls']:.2f}",
+        _with_interval(figures, "walltime_speedup", 2),
+        f"{figures['walltime_speedup_oracle']:.2f}",
+        f"{figures['walltime_speedup'] / figures['walltime_speedup_oracle']:.0%}",
+        f"{figures['walltime_speedup_vs_generate']:.2f}",
+        f"{figures['identical_lists']:.4f}",
+        f"{figures['recall']:.4f}",
+        f"{figures['ndcg']:.4f}",
+        f"{figures['latency_ms_p50']:.1f}",
+        f"{figures['latency_ms_p95']:.1f}",
+    ]
+
+
+def _by_verification(by_key: Json) -> Sequence[tuple[str, Json]]:
+    if all(key.isdigit() for key in by_key):
+        return [("", by_key)]
+    return [(f"{verification} ", by_k) for verification, by_k in by_key.items()]
+
+
+def _with_interval(figures: Json, name: str, digits: int) -> str:
+    low, high = figures[f"{name}_interval"]
+    return f"{figures[name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _settings(settings: Json) -> str:
+    return "(" + ", ".join(f"{key} {'all' if value is None else value}" for key, value in settings.items()) + ")"

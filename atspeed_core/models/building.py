@@ -1,0 +1,125 @@
+"""Building target and draft from scratch, taking a base model, loading and saving model folders."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from atspeed_core.errors import UserError
+from atspeed_core.files import replacing
+from atspeed_core.identifiers.catalog import Catalog
+from atspeed_core.models.prompts import PromptEncoder
+from atspeed_core.models.tokenizer import add_codes
+from atspeed_core.settings import Architecture
+
+PROMPT_FILE = "prompt.json"
+SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")  # decoders with rotary positions and full attention
+
+
+def build_model(architecture: Architecture, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> LlamaForCausalLM:
+    """A llama-architecture model with random weights that depend on `seed` alone."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=architecture.hidden_size,
+        num_hidden_layers=architecture.num_layers,
+        num_attention_heads=architecture.num_heads,
+        intermediate_size=architecture.intermediate_size,
+        max_position_embeddings=2048,
+        tie_word_embeddings=architecture.tie_embeddings,
+        bos_token_id=tokenizer.bos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=None,
+        attention_dropout=architecture.dropout,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def add_dropout(model: PreTrainedModel, probability: float) -> None:
+    """Drop embeddings and the outputs of every attention and feed-forward block in training mode (not saved)."""
+
+    def drop(module: nn.Module, _: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> object:
+        if isinstance(output, tuple):
+            return (nn.functional.dropout(output[0], probability, module.training), *output[1:])
+        return nn.functional.dropout(output, probability, module.training)
+
+    model.get_input_embeddings().register_forward_hook(drop)
+    for layer in model.base_model.layers:
+        layer.self_attn.register_forward_hook(drop)
+        layer.mlp.register_forward_hook(drop)
+
+
+def load_base(base: str, code_tokens: list[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A base model (local folder or hub name) and its tokenizer, the codes added and the embeddings resized.
+
+    New rows start at the mean of the old ones plus small noise, so that no code is favoured.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        model = AutoModelForCausalLM.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        raise UserError(f"base model '{base}' cannot be loaded: {' '.join(str(error).split()):.200}") from None
+    check_supported(model, base)
+    add_codes(tokenizer, code_tokens)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+def check_supported(model: PreTrainedModel, name: str | Path) -> None:
+    """Refuse an architecture whose attention the tree decoding does not cover."""
+    if model.config.model_type not in SUPPORTED:
+        raise UserError(f"{name}: architecture '{model.config.model_type}' is not supported; use {', '.join(SUPPORTED)}")
+
+
+def save_model(
+    folder: str | Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    instruction: str,
+    extra_files: dict[str, str] | None = None,
+) -> None:
+    """Write a Hugging Face folder with the prompt's instruction beside it, whole or not at all."""
+    with replacing(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        (temporary / PROMPT_FILE).write_text(json.dumps({"instruction": instruction}) + "\n", encoding="utf-8")
+        for name, text in (extra_files or {}).items():
+            (temporary / name).write_text(text, encoding="utf-8")
+
+
+def load_model(
+    folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """A saved model in eval mode.
+
+    Raises:
+        UserError: the folder is missing or incomplete, or holds an unsupported architecture.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: no usable model there ({' '.join(str(error).split()):.160})") from None
+    check_supported(model, folder)
+    return model.to(device).eval()
+
+
+def load_prompt_encoder(folder: str | Path, catalog: Catalog, *, max_history: int) -> PromptEncoder:
+    """The prompt encoder that belongs to a saved model."""
+    try:
+        instruction = json.loads((Path(folder) / PROMPT_FILE).read_text(encoding="utf-8"))["instruction"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}/{PROMPT_FILE}: cannot be read ({error}); the folder is no model of ours") from None
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return PromptEncoder.build(tokenizer, catalog, instruction=instruction, max_history=max_history)

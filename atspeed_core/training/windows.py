@@ -1,0 +1,77 @@
+"""Training sequences as token windows: every next item of a history is a target of its own."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from atspeed_core.models.prompts import PromptEncoder, left_padded
+
+IGNORED = -100  # label that the loss leaves out
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Windows of one batch, left-padded.
+
+    Attributes:
+        ids: [B, S] int64 token ids.
+        mask: [B, S] int64, 0 for padding.
+        labels: [B, S] int64: the token itself where it belongs to an item that has a history, else IGNORED.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    labels: Tensor
+
+
+def cut_windows(sequence: NDArray[np.int64], num_items: int, offset: int) -> Iterator[NDArray[np.int64]]:
+    """Cut a sequence into windows of `num_items`; neighbours share an item, so that each item but the first is a target.
+
+    The first window ends `offset` items (0 .. num_items - 2) early: a new offset an epoch gives every item histories of
+    varying length.
+    """
+    step = num_items - 1
+    start = -offset
+    while start < len(sequence) - 1:
+        window = sequence[max(start, 0) : start + num_items]
+        if len(window) > 1:
+            yield window
+        start += step
+
+
+def epoch_batches(
+    sequences: Sequence[NDArray[np.int64]],
+    encoder: PromptEncoder,
+    *,
+    window_items: int,
+    batch_size: int,
+    seed: Sequence[int],
+) -> Iterator[TokenBatch]:
+    """One pass over all `sequences` (places in the catalog); order and cuts depend on `seed` alone."""
+    windows = epoch_windows(sequences, window_items=window_items, seed=seed)
+    for start in range(0, len(windows), batch_size):
+        yield token_batch(windows[start : start + batch_size], encoder)
+
+
+def epoch_windows(
+    sequences: Sequence[NDArray[np.int64]], *, window_items: int, seed: Sequence[int]
+) -> list[NDArray[np.int64]]:
+    """The windows of one epoch in random order."""
+    rng = np.random.default_rng(list(seed))
+    offsets = rng.integers(0, window_items - 1, len(sequences))
+    windows = [w for s, o in zip(sequences, offsets, strict=True) for w in cut_windows(s, window_items, int(o))]
+    return [windows[i] for i in rng.permutation(len(windows))]
+
+
+def token_batch(windows: Sequence[NDArray[np.int64]], encoder: PromptEncoder) -> TokenBatch:
+    """Token windows with the prompt's prefix before each; the first item of a window is history, not a target."""
+    rows = [encoder.prefix + encoder.item_tokens[torch.from_numpy(w)].flatten().tolist() for w in windows]
+    ids, mask = left_padded(rows, encoder.pad_id)
+    skipped = len(encoder.prefix) + encoder.catalog.num_levels
+    first_label = ids.shape[1] - mask.sum(1, keepdim=True) + skipped
+    labels = ids.masked_fill(torch.arange(ids.shape[1]) < first_label, IGNORED)
+    return TokenBatch(ids, mask, labels)

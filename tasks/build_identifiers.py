@@ -1,0 +1,65 @@
+"""Stage build_identifiers: items become tuples of code tokens."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from atspeed_core.data.sequences import load_items, load_train
+from atspeed_core.files import replacing, write_json
+from atspeed_core.identifiers.build import Identifiers, build_identifiers
+from tasks.paths import IDENTIFIERS, PROCESSED
+from tasks.stage import ParamsPath, Run, stage
+
+log = logging.getLogger(__name__)
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(params: ParamsPath = Path("params.yaml")) -> None:
+    """Give every item an identifier and write data/identifiers/."""
+    with stage("build_identifiers", params) as run:
+        sequences = list(load_train(PROCESSED).values())
+        made = build_identifiers(load_items(PROCESSED), sequences, run.params.build_identifiers)
+        save(made, IDENTIFIERS)
+        record(made.report, run)
+
+
+def save(made: Identifiers, folder: Path) -> None:
+    """Write identifiers.json, codebooks.safetensors (no tensor in it for a given file) and report.json."""
+    made.catalog.save(folder / "identifiers.json")
+    with replacing(folder / "codebooks.safetensors") as temporary:
+        save_file(_tensors(made.codebooks), temporary)
+    write_json(folder / "report.json", made.report)
+
+
+def record(report: dict[str, Any], run: Run) -> None:
+    """Tell the log and MLflow what the identifiers look like."""
+    run.log_param("num_items", report["num_items"])
+    run.metric("collisions_before", report["collisions"]["items_before"])
+    run.metric("collisions_after", report["collisions"]["items_after"])
+    for depth, prefixes in enumerate(report["prefixes_by_depth"], start=1):
+        run.metric("prefixes", prefixes, step=depth)
+    for use in report["codebook_use"]:
+        run.metric("codebook_perplexity", use["perplexity"], step=use["level"])
+    for level, error in enumerate(report["quantization_error"] or [], start=1):
+        run.metric("quantization_error", error, step=level)
+    run.artifact(IDENTIFIERS / "report.json")
+    log.info("%d items, prefixes by depth %s", report["num_items"], report["prefixes_by_depth"])
+    log.info("codes used by level %s", [use["used"] for use in report["codebook_use"]])
+    log.info("collisions: %(items_before)d items before, %(items_after)d after", report["collisions"])
+
+
+def _tensors(codebooks: NDArray[np.float32] | None) -> dict[str, NDArray[np.float32]]:
+    if codebooks is None:
+        return {}
+    return {f"codebook_{level}": np.ascontiguousarray(book) for level, book in enumerate(codebooks, start=1)}
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,162 @@
+"""Stage evaluate: one draft under every verification and K, for acceptance, speed, identity and ranking."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+
+from atspeed_core.data.sequences import Example, load_examples
+from atspeed_core.evaluation.device import device_facts
+from atspeed_core.evaluation.lists import (
+    check_ks,
+    choose_users,
+    collect_lists,
+    in_batches,
+    lists_digest,
+    read_reference,
+)
+from atspeed_core.evaluation.measure import Recommends, list_figures, per_user_figures, speed_figures, timed_requests
+from atspeed_core.evaluation.speed import BASELINE, FloatArray, time_interleaved
+from atspeed_core.files import replacing, write_json
+from atspeed_core.identifiers.catalog import Catalog
+from atspeed_core.progress import track
+from atspeed_core.recommender import Recommender
+from atspeed_core.settings import Evaluate, Params
+from tasks.paths import DRAFTS, IDENTIFIERS, PROCESSED, REFERENCE, RESULTS, TARGET
+from tasks.stage import ParamsPath, Run, stage
+
+Json = dict[str, Any]
+
+WARMUPS = 2
+REPETITIONS = 1  # more users tell more than more runs of the same one
+GENERATE_USERS = 6  # transformers' generate is slow; its latency over all timing users is in target.json
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    method: Annotated[str, typer.Option(help="The method whose draft, models/drafts/METHOD, is evaluated.")],
+    params: ParamsPath = Path("params.yaml"),
+) -> None:
+    """Measure a draft and write results/METHOD.json and its per-user figures."""
+    with stage("evaluate", params, method=method) as run:
+        record(evaluate(method, run.params), run)
+
+
+def evaluate(method: str, params: Params) -> Json:
+    """Measure the draft of `method` in the project's folder; returns the content of results/METHOD.json.
+
+    Raises:
+        UserError: an input is missing or damaged, the reference lists are of other users or K, or a K is larger
+            than the catalogue.
+    """
+    settings, identifiers = params.evaluate, IDENTIFIERS / "identifiers.json"
+    examples = load_examples(PROCESSED, "test")
+    check_ks(settings.ks, Catalog.load(identifiers).trie.num_leaves, len(examples))
+    users = [example.user for example in examples]
+    reference = read_reference(REFERENCE / "lists.parquet", users, settings.ks)
+    recommender = load_recommender(method, identifiers, params)
+    figures, per_user = measure(recommender, method, examples, reference, settings)
+    result = {
+        "method": method,
+        "num_test_users": len(examples),
+        "ks": settings.ks,
+        "reference_sha256": lists_digest(reference),
+        "device": device_facts(recommender.device, recommender.dtype),
+        "draft": {"parameters": recommender.draft_parameters},
+        "speedup_baseline": BASELINE,
+        "timing": timing_facts(settings, len(examples)),
+        "verifications": figures,
+    }
+    with replacing(RESULTS / "per_user" / f"{method}.parquet") as temporary:
+        per_user.to_parquet(temporary, index=False)
+    write_json(RESULTS / f"{method}.json", result)
+    return result
+
+
+def load_recommender(method: str, identifiers: Path, params: Params) -> Recommender:
+    """The target with the draft of `method`, decoding as `params.evaluate` says."""
+    return Recommender.load(
+        target=TARGET,
+        draft=DRAFTS / method,
+        identifiers=identifiers,
+        draft_beams=params.evaluate.draft_beams,
+        draft_steps=params.evaluate.draft_steps,
+        temperature=params.evaluate.temperature,
+        max_history=params.prepare_data.max_history,
+    )
+
+
+def measure(
+    recommender: Recommends,
+    method: str,
+    examples: Sequence[Example],
+    reference: Mapping[int, pd.DataFrame],
+    settings: Evaluate,
+) -> tuple[dict[str, dict[str, Json]], pd.DataFrame]:
+    """Verification -> K -> figures, and one row a user, verification and K."""
+    figures: dict[str, dict[str, Json]] = {name: {} for name in settings.verifications}
+    frames = []
+    options = {"samples": settings.bootstrap_samples, "seed": settings.seed}
+    for k in track(settings.ks, f"evaluate {method} at each K", total=len(settings.ks)):
+        seconds = time_at(recommender, examples, k, settings)
+        for name in settings.verifications:
+            lists = lists_at(recommender, examples, k, name, settings)
+            frames.append(per_user_figures(examples, lists, reference[k], k, name))
+            figures[name][str(k)] = {
+                **list_figures(frames[-1], lists, reference[k], **options),
+                **speed_figures(seconds, name, **options),
+            }
+    return figures, pd.concat(frames, ignore_index=True)
+
+
+def lists_at(
+    recommender: Recommends, examples: Sequence[Example], k: int, verification: str, settings: Evaluate
+) -> pd.DataFrame:
+    """Lists of all test users, batch by batch; each batch has its own seed."""
+    return collect_lists(
+        lambda histories, first: recommender.recommend(
+            histories, k, verification=verification, seed=settings.seed + first
+        ),
+        in_batches([example.history for example in examples], settings.batch_size),
+    )
+
+
+def time_at(recommender: Recommends, examples: Sequence[Example], k: int, settings: Evaluate) -> dict[str, FloatArray]:
+    """Seconds of the alternatives on the timing users, [users, repetitions]."""
+    chosen = choose_users(len(examples), settings.timing_users, settings.seed)
+    requests = timed_requests(
+        recommender,
+        [examples[user].history for user in chosen],
+        k,
+        settings.verifications,
+        num_generate=GENERATE_USERS,
+        seed=settings.seed,
+    )
+    return time_interleaved(requests, device=recommender.device, repetitions=REPETITIONS, warmups=WARMUPS)
+
+
+def timing_facts(settings: Evaluate, num_users: int) -> Json:
+    """How the times were taken."""
+    users = min(settings.timing_users, num_users)
+    return {"users": users, "generate_users": min(GENERATE_USERS, users), "repetitions": REPETITIONS}
+
+
+def record(result: Json, run: Run) -> None:
+    """Tell MLflow: metrics with step = K and flat ones such as recall/at_10; those of strict have no prefix."""
+    run.log_param("num_test_users", result["num_test_users"])
+    run.log_param("draft_parameters", result["draft"]["parameters"])
+    for verification, by_k in result["verifications"].items():
+        prefix = "" if verification == "strict" else f"{verification}/"
+        for k, figures in by_k.items():
+            for name in (name for name, value in figures.items() if isinstance(value, float)):
+                run.metric(f"{prefix}{name}", figures[name], step=int(k))
+                run.metric(f"{prefix}{name}/at_{k}", figures[name])
+    run.artifact(RESULTS / f"{result['method']}.json")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,188 @@
+"""Stage evaluate_target: reference lists and figures of the target alone, and of recommenders without an LLM."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import typer
+
+from atspeed_core.data.sequences import Example, load_examples, load_train
+from atspeed_core.evaluation.baselines import (
+    TrainingData,
+    recommend_popular,
+    recommend_similar,
+    tune_item_knn,
+    tune_popularity,
+)
+from atspeed_core.evaluation.device import device_facts
+from atspeed_core.evaluation.lists import (
+    check_ks,
+    choose_users,
+    collect_lists,
+    in_batches,
+    lists_digest,
+    write_reference,
+)
+from atspeed_core.evaluation.measure import Recommends
+from atspeed_core.evaluation.ranking import ranking_metrics
+from atspeed_core.evaluation.results import rows_by_k
+from atspeed_core.evaluation.speed import latency, time_interleaved
+from atspeed_core.evaluation.statistics import mean_figures
+from atspeed_core.files import replacing, write_json
+from atspeed_core.identifiers.catalog import Catalog
+from atspeed_core.progress import track
+from atspeed_core.recommender import Recommender
+from atspeed_core.settings import Evaluate, Params
+from tasks.paths import IDENTIFIERS, PROCESSED, REFERENCE, RESULTS, TARGET
+from tasks.stage import ParamsPath, Run, stage
+
+Json = dict[str, Any]
+
+WARMUPS = 2
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+log = logging.getLogger(__name__)
+
+
+@app.command()
+def main(params: ParamsPath = Path("params.yaml")) -> None:
+    """Write data/reference/lists.parquet (transformers' generate), results/target.json and its per-user figures."""
+    with stage("evaluate_target", params) as run:
+        record(evaluate_target(run.params), run)
+
+
+def evaluate_target(params: Params) -> Json:
+    """Measure the target in the project's folder; returns the content of results/target.json.
+
+    Raises:
+        UserError: an input is missing or damaged, or a K is larger than the catalogue.
+    """
+    settings, max_history = params.evaluate, params.prepare_data.max_history
+    identifiers = IDENTIFIERS / "identifiers.json"
+    examples, catalog = load_examples(PROCESSED, "test"), Catalog.load(identifiers)
+    check_ks(settings.ks, catalog.trie.num_leaves, len(examples))
+    recommender = Recommender.load(target=TARGET, draft=None, identifiers=identifiers, max_history=max_history)
+    baselines, chosen = baseline_lists(PROCESSED, examples, catalog.items, max(settings.ks), max_history)
+    reference = reference_lists(recommender, examples, settings)
+    per_user = per_user_ranking(examples, reference, baselines)
+    figures, times = ranking_figures(per_user, settings), generate_latencies(recommender, examples, settings)
+    target = {k: {**figures["target"][k], **times[k]} for k in times}
+    result = {
+        "method": "target",
+        "num_test_users": len(examples),
+        "ks": settings.ks,
+        "reference_sha256": lists_digest(reference),
+        "device": device_facts(recommender.device, recommender.dtype),
+        "target": {"parameters": recommender.target_parameters, **target},
+        "baselines": {name: {"settings": chosen[name], **figures[name]} for name in baselines},
+    }
+    save(result, per_user, [example.user for example in examples], reference)
+    return result
+
+
+def baseline_lists(
+    processed: Path, examples: Sequence[Example], items: list[str], k: int, max_history: int
+) -> tuple[dict[str, list[list[str]]], dict[str, Json]]:
+    """Lists of the recommenders without an LLM for the test users, and the settings chosen on validation users.
+
+    They are given all that is known of a user from training and validation wherever that serves them better than
+    the capped history, which is all the target sees. Their counts, like the target's weights, come from training
+    alone.
+    """
+    train, valid = load_train(processed), load_examples(processed, "valid")
+    data = TrainingData.from_sequences(items, train.values())
+    before_valid = [longest(train.get(example.user, []), example.history) for example in valid]
+    held_out = {example.user: example.targets for example in valid}
+    before_test = [longest([*train.get(e.user, []), *held_out.get(e.user, [])], e.history) for e in examples]
+    popular = tune_popularity(data, before_valid, list(held_out.values()))
+    similar = tune_item_knn(data, before_valid, list(held_out.values()), max_history=max_history)
+    log.info("chosen on %d validation users: %s, %s", len(valid), popular, similar)
+    lists = {
+        "popularity": recommend_popular(data, popular, before_test, k),
+        "item_knn": recommend_similar(data, similar, before_test, k),
+    }
+    return lists, {"popularity": asdict(popular), "item_knn": asdict(similar)}
+
+
+def longest(all_known: list[str], history: list[str]) -> list[str]:
+    """All that is known of a user; `history` where the parts tell less (they may in a published split)."""
+    return max(all_known, history, key=len)
+
+
+def reference_lists(
+    recommender: Recommends, examples: Sequence[Example], settings: Evaluate
+) -> dict[int, pd.DataFrame]:
+    """K -> lists of transformers' generate for all test users."""
+    batches = in_batches([example.history for example in examples], settings.batch_size)
+
+    def lists_of(k: int) -> pd.DataFrame:
+        progress = track(batches, f"reference lists, K = {k}", total=len(batches))
+        return collect_lists(lambda histories, _: recommender.generate(histories, k), progress)
+
+    return {k: lists_of(k) for k in settings.ks}
+
+
+def per_user_ranking(
+    examples: Sequence[Example], reference: dict[int, pd.DataFrame], baselines: dict[str, list[list[str]]]
+) -> pd.DataFrame:
+    """One row a user, recommender and K: user_id, recommender, k, recall, ndcg."""
+    users, targets = [example.user for example in examples], [example.targets for example in examples]
+    frames = []
+    for k, frame in reference.items():
+        for name, lists in {"target": frame["items"].tolist(), **baselines}.items():
+            recall, ndcg = ranking_metrics(lists, targets, k)
+            columns = {"user_id": users, "recommender": name, "k": k, "recall": recall, "ndcg": ndcg}
+            frames.append(pd.DataFrame(columns))
+    return pd.concat(frames, ignore_index=True)
+
+
+def ranking_figures(per_user: pd.DataFrame, settings: Evaluate) -> dict[str, dict[str, Json]]:
+    """Recommender -> K -> recall and ndcg with their intervals."""
+    figures: dict[str, dict[str, Json]] = {}
+    for (name, k), rows in per_user.groupby(["recommender", "k"], sort=False):
+        figures.setdefault(str(name), {})[str(k)] = mean_figures(
+            rows, ("recall", "ndcg"), samples=settings.bootstrap_samples, seed=settings.seed
+        )
+    return figures
+
+
+def generate_latencies(
+    recommender: Recommends, examples: Sequence[Example], settings: Evaluate
+) -> dict[str, dict[str, float]]:
+    """K -> median and p95 latency of transformers' generate at batch 1, in milliseconds."""
+    users = choose_users(len(examples), settings.timing_users, settings.seed)
+    latencies = {}
+    for k in track(settings.ks, "times of generate", total=len(settings.ks)):
+        requests = [{"generate": partial(recommender.generate, [examples[user].history], k)} for user in users]
+        seconds = time_interleaved(requests, device=recommender.device, repetitions=1, warmups=WARMUPS)
+        latencies[str(k)] = latency(seconds["generate"])
+    return latencies
+
+
+def save(result: Json, per_user: pd.DataFrame, users: Sequence[str], reference: dict[int, pd.DataFrame]) -> None:
+    """Write the reference lists and the figures."""
+    write_reference(REFERENCE / "lists.parquet", users, reference)
+    with replacing(RESULTS / "per_user" / "target.parquet") as temporary:
+        per_user.to_parquet(temporary, index=False)
+    write_json(RESULTS / "target.json", result)
+
+
+def record(result: Json, run: Run) -> None:
+    """Tell MLflow: metrics with step = K and flat ones such as recall/at_10, the baselines' under their name."""
+    run.log_param("num_test_users", result["num_test_users"])
+    run.log_param("target_parameters", result["target"]["parameters"])
+    for prefix, by_k in {"": result["target"], **result["baselines"]}.items():
+        for k, figures in rows_by_k(by_k):
+            for name in (name for name, value in figures.items() if isinstance(value, float)):
+                full_name = f"{prefix}/{name}".removeprefix("/")
+                run.metric(full_name, figures[name], step=int(k))
+                run.metric(f"{full_name}/at_{k}", figures[name])
+    run.artifact(RESULTS / "target.json")
+
+
+if __name__ == "__main__":
+    app()

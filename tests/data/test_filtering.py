@@ -1,0 +1,64 @@
+"""Rating threshold, duplicate policy and k-core."""
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atspeed_core.data.filtering import at_least, in_time_order, k_core, without_duplicates
+from atspeed_core.errors import UserError
+
+pairs = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=60)
+
+
+def frame(rows: list[tuple[int, int]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["user_id", "item_id"]).astype("str")
+
+
+def naive_k_core(rows: list[tuple[int, int]], k: int) -> list[tuple[int, int]]:
+    while True:
+        users, items = [u for u, _ in rows], [i for _, i in rows]
+        left = [(u, i) for u, i in rows if users.count(u) >= k and items.count(i) >= k]
+        if left == rows:
+            return rows
+        rows = left
+
+
+def test_threshold_keeps_equal_ratings() -> None:
+    rated = pd.DataFrame({"rating": [3.5, 4.0, 4.5]})
+    assert at_least(rated, 4.0)["rating"].tolist() == [4.0, 4.5]
+
+
+def test_threshold_without_ratings_is_a_mistake() -> None:
+    with pytest.raises(UserError, match="no ratings; set it to null"):
+        at_least(frame([(0, 0)]), 4.0)
+
+
+def test_equal_times_keep_the_source_order() -> None:
+    timed = pd.DataFrame({"item_id": list("abcd"), "timestamp": [5, 1, 5, 1]})
+    assert in_time_order(timed)["item_id"].tolist() == ["b", "d", "a", "c"]
+
+
+def test_without_times_the_source_order_is_kept() -> None:
+    assert in_time_order(frame([(2, 1), (1, 1)]))["user_id"].tolist() == ["2", "1"]
+
+
+@pytest.mark.parametrize(("policy", "kept"), [("first", [0, 1, 3]), ("last", [1, 2, 3]), ("all", [0, 1, 2, 3])])
+def test_duplicate_policies(policy: str, kept: list[int]) -> None:
+    repeated = frame([(1, 1), (1, 2), (1, 1), (2, 1)])
+    assert without_duplicates(repeated, policy).index.tolist() == kept
+
+
+def test_policy_error_names_the_place() -> None:
+    repeated = frame([(1, 1), (1, 2), (1, 1)]).rename_axis("line")
+    with pytest.raises(UserError, match=r"1 repeated .*line 2: user '1', item '1'.*set duplicates"):
+        without_duplicates(repeated, "error")
+    assert len(without_duplicates(repeated.iloc[:2], "error")) == 2
+
+
+@given(pairs, st.integers(1, 4))
+def test_k_core_is_the_naive_fixpoint(rows: list[tuple[int, int]], k: int) -> None:
+    left = k_core(frame(rows), k)
+    assert [(int(u), int(i)) for u, i in left.itertuples(index=False)] == naive_k_core(rows, k)
+    assert (left["user_id"].value_counts() >= k).all()
+    assert (left["item_id"].value_counts() >= k).all()

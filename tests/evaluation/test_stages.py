@@ -1,0 +1,90 @@
+"""The evaluation stages on files of a tiny project, with a recommender of fixed lists in the models' place."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from atspeed_core.data.sequences import Example
+from atspeed_core.errors import UserError
+from atspeed_core.identifiers.catalog import Catalog
+from atspeed_core.settings import Params
+from tasks import evaluate, evaluate_target
+
+SHAPE = {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "intermediate_size": 8}
+
+
+def make_params(**settings: Any) -> Params:
+    return Params.model_validate(
+        {
+            "prepare_data": {"dataset": "tiny", "source": "movielens", "path": "nowhere", "max_history": 3},
+            "finetune_target": {"architecture": SHAPE},
+            "align_draft": {"architecture": SHAPE},
+            "evaluate": {"ks": [1, 2], "batch_size": 3, "timing_users": 2, "bootstrap_samples": 50, **settings},
+        }
+    )
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recommender: Any, examples: list[Example]) -> Path:
+    """Processed data and identifiers; the last item of each history is the validation item."""
+    monkeypatch.chdir(tmp_path)
+    processed = tmp_path / "data/processed"
+    processed.mkdir(parents=True)
+    train = {example.user: example.history[:-1] for example in examples}
+    pd.DataFrame({"user_id": list(train), "item_ids": list(train.values())}).to_parquet(processed / "train.parquet")
+    write_part(processed / "test.parquet", examples)
+    valid = [Example(example.user, example.history[:-1], example.history[-1:]) for example in examples]
+    write_part(processed / "valid.parquet", valid)
+    items = sorted({item for example in examples for item in [*example.history, *example.targets]})
+    identifiers = {item: [f"<a_{n % 3}>", f"<b_{n}>"] for n, item in enumerate(items)}
+    Catalog.from_identifiers(identifiers).save(tmp_path / "data/identifiers/identifiers.json")
+    for stage in (evaluate, evaluate_target):
+        monkeypatch.setattr(stage.Recommender, "load", lambda **_: recommender)
+    return tmp_path
+
+
+def write_part(path: Path, part: Sequence[Example]) -> None:
+    columns = {"user_id": [e.user for e in part], "history": [e.history for e in part]}
+    pd.DataFrame({**columns, "targets": [e.targets for e in part]}).to_parquet(path)
+
+
+def test_target_first_then_a_method(project: Path) -> None:
+    target = evaluate_target.evaluate_target(make_params())
+    method = evaluate.evaluate("sft", make_params())
+    assert target["target"]["1"]["recall"] == pytest.approx((1 + 0.5) / 4)
+    assert target["baselines"]["popularity"]["2"]["recall"] == 0  # every item is liked once; none is a target
+    assert method["reference_sha256"] == target["reference_sha256"]
+    shares = {
+        (verification, k): figures["identical_lists"]
+        for verification, by_k in method["verifications"].items()
+        for k, figures in by_k.items()
+    }
+    assert shares == {("strict", "1"): 1.0, ("strict", "2"): 1.0, ("relaxed", "1"): 1.0, ("relaxed", "2"): 0.75}
+    assert json.loads((project / "results/sft.json").read_text()) == method
+    per_user = pd.read_parquet(project / "results/per_user/sft.parquet")
+    assert len(per_user) == 4 * 2 * 2
+    assert per_user["identical"].sum() == 15
+
+
+def test_batches_of_relaxed_have_their_own_seeds(project: Path, recommender: Any) -> None:
+    evaluate_target.evaluate_target(make_params())
+    recommender.seeds.clear()
+    evaluate.evaluate("sft", make_params(ks=[2], seed=100))
+    assert recommender.seeds[-2:] == [100, 103]
+
+
+def test_too_long_lists_are_refused_before_the_model_is_loaded(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate_target.Recommender, "load", lambda **_: pytest.fail("the model was loaded"))
+    with pytest.raises(UserError, match="K = 30 is larger than the catalogue: the catalogue has 13 identifiers"):
+        evaluate_target.evaluate_target(make_params(ks=[1, 30]))
+    assert not (project / "results").exists()
+
+
+def test_a_method_needs_the_reference_lists(project: Path) -> None:
+    with pytest.raises(UserError, match="run the evaluate_target stage first"):
+        evaluate.evaluate("sft", make_params())
+    assert not (project / "results").exists()
