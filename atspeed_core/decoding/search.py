@@ -41,24 +41,26 @@ def search(target: ScoredTree, drafter: Drafter, verification: Verification, k: 
     1. The drafter proposes nodes below the current beams.
     2. The target scores beams and proposed nodes in one forward pass, under tree attention.
     3. The beams advance as long as all of them are scored; a drafted step is accepted if its K beams were drafted.
-    4. Requests that reached the last level leave the batch; the others start the next round.
+    4. Requests that reached the last level leave the batch; the others start the next round. (The last ones stay, so
+       that a caller can read their scores from `target`.)
     """
     batch, levels = len(target.nodes), target.trie.num_levels
     result = _empty_result(batch, levels, k, target.nodes.device)
     rows = torch.arange(batch, device=target.nodes.device)
     beams = Beams.at_root(batch, k, target.nodes.device)
-    while len(rows):
+    while True:
         target.score(torch.cat([beams.nodes, drafter.propose(beams)], dim=1))
         result.target_calls[rows] += 1
         beams = _verify(beams, target, drafter, verification, result, rows)
         done = beams.depth == levels
         result.leaves[rows[done]], result.scores[rows[done]] = beams.nodes[done], beams.scores[done]
+        if done.all():
+            return result
         if done.any():
             left = (~done).nonzero().squeeze(1)
             rows, beams = rows[left], beams.select(left)
             target.select(left)
             drafter.select(left)
-    return result
 
 
 def _verify(

@@ -27,7 +27,8 @@ class Identifiers:
     Attributes:
         catalog: items and their identifiers.
         codebooks: [levels, width, dimensions] float32; None for identifiers from a file.
-        report: see `describe_identifiers`, with collisions and quantization_error.
+        report: see `describe_identifiers`, with collisions (numbers of items) and quantization_error (by level, share
+            of squared length left by the final codes; of the latent vectors for RQ-VAE; None for a file).
     """
 
     catalog: Catalog

@@ -39,15 +39,14 @@ class RqVaeModel(nn.Module):
         self.codebooks = nn.Parameter(torch.zeros(num_levels, width, settings.latent_dim))
         self.commitment = settings.commitment
 
-    def loss(self, vectors: Tensor) -> Tensor:
-        """Squared error of the reconstruction plus the quantiser's two terms, summed over dimensions, mean over items.
+    def losses(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared error of the reconstruction, and the quantiser's loss; summed over dimensions, mean over items.
 
         Args:
             vectors: [batch, input_dim] float32.
         """
-        latents = self.encoder(vectors)
-        quantised, quantiser_loss = quantise(latents, self.codebooks, self.commitment)
-        return _squared_error(self.decoder(quantised), vectors) + quantiser_loss
+        quantised, quantiser_loss = quantise(self.encoder(vectors), self.codebooks, self.commitment)
+        return _squared_error(self.decoder(quantised), vectors), quantiser_loss
 
 
 def quantise(latents: Tensor, codebooks: Tensor, commitment: float) -> tuple[Tensor, Tensor]:
@@ -96,17 +95,18 @@ def train_rq_vae(vectors: FloatArray, settings: RqVae, *, num_levels: int, width
 def _fit(model: RqVaeModel, data: Tensor, settings: RqVae) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
     for epoch in range(1, settings.epochs + 1):
-        total = 0.0
+        sums = torch.zeros(2)  # reconstruction, quantiser
         for batch in torch.split(torch.randperm(len(data)), settings.batch_size):
-            loss = model.loss(data[batch])
+            losses = torch.stack(model.losses(data[batch]))
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            losses.sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            total += loss.item() * len(batch)
+            sums += losses.detach() * len(batch)
         if epoch <= settings.epochs // 2:  # later, codes and latents settle undisturbed
             _revive_unused_codes(model, data)
         if epoch % max(1, settings.epochs // REPORTS) == 0:
-            log.info("RQ-VAE epoch %d of %d: loss %.5f", epoch, settings.epochs, total / len(data))
+            means = (sums / len(data)).tolist()
+            log.info("RQ-VAE epoch %d of %d: reconstruction %.4f, quantiser %.4f", epoch, settings.epochs, *means)
 
 
 def _initialise_codebooks(model: RqVaeModel, data: Tensor, seed: int) -> None:

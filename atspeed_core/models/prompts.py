@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -54,13 +56,16 @@ class PromptEncoder:
         Raises:
             UserError: a history is empty or holds no known item; its number in the batch is named.
         """
-        rows = []
-        for number, history in enumerate(histories):
-            known = self.known(history)
-            if not known:
+        known = [self.known(history) for history in histories]
+        for number, (history, places) in enumerate(zip(histories, known, strict=True)):
+            if not places:
                 what = "is empty" if not history else f"holds no known item (first: '{history[0]}')"
                 raise UserError(f"request {number}: the history {what}; give at least one item of the catalogue")
-            rows.append(self.prefix + self.item_tokens[known].flatten().tolist())
+        return self.encode_positions(known)
+
+    def encode_positions(self, histories: Sequence[Sequence[int] | NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
+        """As `encode`, for histories given as places in the catalog and already capped."""
+        rows = [self.prefix + self.item_tokens[list(places)].flatten().tolist() for places in histories]
         return left_padded(rows, self.pad_id)
 
 

@@ -104,7 +104,7 @@ def test_embedded_movielens(threshold: float | None, expected: tuple[int, int, i
     assert "Toy Story (1995). Adventure, Animation, Children, Comedy, Fantasy" in prepared.items["text"].tolist()
 
 
-def test_published_beauty(tmp_path: Path) -> None:
+def test_published_beauty() -> None:
     folder = DATA / "atspeed-beauty"
     if not folder.is_dir():
         pytest.skip("the published AtSpeed data may not be redistributed and is not beside this checkout")

@@ -1,0 +1,104 @@
+"""Which processes belong to a run, and how they end when the run that started them was killed.
+
+A killed `dvc` leaves its stage running, and a killed stage leaves the processes of torchrun running. So whoever
+starts others marks them with its own identity, ends itself when the one who started it is gone, and before it
+starts ends what a killed predecessor left behind.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+OWNER = "ATSPEED_OWNER"  # "pid:time of its start:project folder", handed down through the environment
+POLL_SECONDS = 0.5
+SAME_START_SECONDS = 2.0  # clocks that are set while a process runs move the time of its start a little
+EXIT_ABANDONED = 75
+
+
+def own_children(folder: Path) -> None:
+    """Mark all processes that this one starts from now on as its own."""
+    me = psutil.Process()
+    os.environ[OWNER] = f"{me.pid}:{me.create_time():.2f}:{folder.resolve()}"
+
+
+def end_with_starter(folder: Path) -> None:
+    """End this process and its descendants as soon as the run that it belongs to is gone."""
+    starters = [process for process in (owner_in(dict(os.environ), folder), dvc_above()) if process]
+    if starters:
+        threading.Thread(target=_watch, args=(starters,), daemon=True).start()
+    elif os.environ.get(OWNER, "").endswith(f":{folder.resolve()}"):
+        end_tree()  # the owner was gone before this process could look
+
+
+def end_orphans(folder: Path) -> list[int]:
+    """End the processes of this project whose owner is gone; returns their ids."""
+    spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    orphans = [p for p in psutil.process_iter() if p.pid not in spared and _is_orphan(p, folder)]
+    kill(orphans)
+    return [orphan.pid for orphan in orphans]
+
+
+def owner_in(environment: dict[str, str], folder: Path) -> psutil.Process | None:
+    """The owner named in `environment`, where it belongs to `folder` and is alive."""
+    pid, _, rest = environment.get(OWNER, "").partition(":")
+    started, _, project = rest.partition(":")
+    if not pid or project != str(folder.resolve()):
+        return None
+    with contextlib.suppress(psutil.Error):
+        owner = psutil.Process(int(pid))
+        if is_alive(owner) and abs(owner.create_time() - float(started)) < SAME_START_SECONDS:
+            return owner
+    return None
+
+
+def dvc_above() -> psutil.Process | None:
+    """The `dvc` command that this process was started by, if any."""
+    if "DVC_STAGE" not in os.environ:
+        return None
+    with contextlib.suppress(psutil.Error):
+        for parent in psutil.Process().parents():
+            if "dvc" in [os.path.basename(part) for part in parent.cmdline()[:3]]:
+                return parent
+    return None
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether the process runs; one that ended but was not collected by its parent does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def end_tree() -> None:
+    """End this process at once, and all that it started."""
+    with contextlib.suppress(psutil.Error):
+        kill(psutil.Process().children(recursive=True))
+    os._exit(EXIT_ABANDONED)
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    """End processes and wait until they are gone."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(processes, timeout=10)
+
+
+def _watch(starters: list[psutil.Process]) -> None:
+    while all(is_alive(starter) for starter in starters):
+        time.sleep(POLL_SECONDS)
+    end_tree()
+
+
+def _is_orphan(process: psutil.Process, folder: Path) -> bool:
+    try:
+        environment = process.environ()
+    except (psutil.Error, OSError):  # ended meanwhile, or another user's
+        return False
+    ours = environment.get(OWNER, "").endswith(f":{folder.resolve()}")
+    return ours and owner_in(environment, folder) is None
