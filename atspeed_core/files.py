@@ -1,9 +1,10 @@
 """Outputs appear whole or not at all: written beside their place, then moved into it."""
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,3 +53,14 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def digest(paths: Iterable[str | Path], *texts: str) -> str:
+    """Sixteen hexadecimal digits that change when a file's content or a text does."""
+    total = hashlib.sha256()
+    for path in paths:
+        with Path(path).open("rb") as content:
+            total.update(hashlib.file_digest(content, "sha256").digest())
+    for text in texts:
+        total.update(hashlib.sha256(text.encode()).digest())
+    return total.hexdigest()[:16]

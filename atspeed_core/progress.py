@@ -42,7 +42,7 @@ def _bar(iterable: Iterable[Item], description: str, total: int | None) -> Itera
 def _lines(iterable: Iterable[Item], description: str, total: int | None) -> Iterator[Item]:
     start = last = time.monotonic()
     done = 0
-    for done, item in enumerate(iterable, start=1):  # noqa: B007 - `done` is read after the loop
+    for done, item in enumerate(iterable, start=1):
         yield item
         if time.monotonic() - last >= LOG_EVERY_SECONDS:
             last = time.monotonic()

@@ -100,6 +100,16 @@ class Recommender:
         return cls(catalog, encoder, target_model, draft_model, trie, draft_beams, draft_steps, temperature)
 
     @property
+    def device(self) -> torch.device:
+        """Where the models are."""
+        return self.trie.token.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the target."""
+        return self.target.model.dtype
+
+    @property
     def target_parameters(self) -> int:
         """Number of weights of the target."""
         return self.target.model.num_parameters()
@@ -137,7 +147,7 @@ class Recommender:
         """
         self._check(k, verification, allowed_items)
         trie = self._narrowed(allowed_items)
-        generator = torch.Generator(self.trie.token.device).manual_seed(seed)
+        generator = torch.Generator(self.device).manual_seed(seed)
         trees = self._trees(histories, trie, with_draft=verification != "none")
         rule: Verification = Relaxed(generator, self.temperature) if verification == "relaxed" else Strict()
         drafter = self._drafter(trees[1:], generator if verification == "relaxed" else None)
@@ -160,7 +170,7 @@ class Recommender:
     def generate(self, histories: Sequence[Sequence[str]], k: int) -> Recommendation:
         """The reference lists: `transformers` generate with num_beams=k and a trie callback."""
         self._check(k, "none", None)
-        ids, mask = (t.to(self.trie.token.device) for t in self.encode(histories))
+        ids, mask = (t.to(self.device) for t in self.encode(histories))
         levels = self.catalog.num_levels
         made = reference.generate(
             self.target.model, ids, mask, self._successors, k=k, num_levels=levels, pad_id=self.encoder.pad_id
@@ -188,7 +198,7 @@ class Recommender:
         if allowed_items is None:
             return self.trie
         nodes = self.catalog.trie.ancestors_of_items(self.catalog.positions_of(allowed_items))
-        return replace(self.trie, allowed=torch.from_numpy(nodes).to(self.trie.token.device))
+        return replace(self.trie, allowed=torch.from_numpy(nodes).to(self.device))
 
     def _trees(
         self, histories: Sequence[Sequence[str]], trie: DeviceTrie, *, with_draft: bool
@@ -222,14 +232,8 @@ class Recommender:
         )
 
     def _items(self, leaves: list[int], scores: list[float], k: int) -> list[tuple[str, float]]:
-        """Items of the leaves; those that share an identifier follow one another in catalog order."""
-        trie = self.catalog.trie
-        found: list[tuple[str, float]] = []
-        for leaf, score in zip(leaves, scores, strict=True):
-            if leaf >= 0:
-                start, end = trie.first_item[leaf - trie.first_leaf : leaf - trie.first_leaf + 2]
-                found += [(self.catalog.items[i], score) for i in trie.leaf_items[start:end]]
-        return found[:k]
+        pairs = zip(leaves, scores, strict=True)
+        return [(item, score) for leaf, score in pairs for item in self.catalog.items_of_leaves([leaf])][:k]
 
     @cached_property
     def _successors(self) -> reference.Successors:

@@ -139,6 +139,7 @@ class FinetuneTarget(Section):
     max_epochs: Positive = 20
     patience: Positive = 4
     selection: Literal["recall", "loss"] = "recall"
+    order_jitter: Annotated[float, Field(ge=0)] = 0.0
     deepspeed: DeepSpeed = DeepSpeed()
     seed: int = 0
 
@@ -148,6 +149,10 @@ class FinetuneTarget(Section):
             raise ValueError("set exactly one of 'base_model' (fine-tune) and 'architecture' (train from scratch)")
         if self.lora is not None and self.base_model is None:
             raise ValueError("'lora' needs a 'base_model'")
+        if self.instruction and self.base_model is None:
+            raise ValueError("'instruction' needs a 'base_model': a model from scratch knows only the code tokens")
+        if self.batch_size % self.deepspeed.num_processes:
+            raise ValueError("'batch_size' must be a multiple of 'deepspeed.num_processes'")
         return self
 
 
@@ -159,6 +164,7 @@ class CacheTopk(Section):
     batch_size: Positive = 64
     contexts_per_shard: Positive = 1024
     compare_users: Annotated[int, Field(ge=0)] = 64
+    seed: int = 0
 
 
 class AlignDraft(Section):

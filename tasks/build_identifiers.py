@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import save as to_bytes
 
 from atspeed_core.data.sequences import load_items, load_train
 from atspeed_core.files import replacing, write_json
@@ -34,7 +34,7 @@ def save(made: Identifiers, folder: Path) -> None:
     """Write identifiers.json, codebooks.safetensors (no tensor in it for a given file) and report.json."""
     made.catalog.save(folder / "identifiers.json")
     with replacing(folder / "codebooks.safetensors") as temporary:
-        save_file(_tensors(made.codebooks), temporary)
+        temporary.write_bytes(to_bytes(_tensors(made.codebooks)))  # save_file would make a file for its owner alone
     write_json(folder / "report.json", made.report)
 
 

@@ -101,7 +101,7 @@ def measure(
     figures: dict[str, dict[str, Json]] = {name: {} for name in settings.verifications}
     frames = []
     options = {"samples": settings.bootstrap_samples, "seed": settings.seed}
-    for k in track(settings.ks, f"evaluate {method} at each K", total=len(settings.ks)):
+    for k in track(settings.ks, f"evaluate {method} at each K"):
         seconds = time_at(recommender, examples, k, settings)
         for name in settings.verifications:
             lists = lists_at(recommender, examples, k, name, settings)

@@ -120,7 +120,7 @@ def reference_lists(
     batches = in_batches([example.history for example in examples], settings.batch_size)
 
     def lists_of(k: int) -> pd.DataFrame:
-        progress = track(batches, f"reference lists, K = {k}", total=len(batches))
+        progress = track(batches, f"reference lists, K = {k}")
         return collect_lists(lambda histories, _: recommender.generate(histories, k), progress)
 
     return {k: lists_of(k) for k in settings.ks}
@@ -156,7 +156,7 @@ def generate_latencies(
     """K -> median and p95 latency of transformers' generate at batch 1, in milliseconds."""
     users = choose_users(len(examples), settings.timing_users, settings.seed)
     latencies = {}
-    for k in track(settings.ks, "times of generate", total=len(settings.ks)):
+    for k in track(settings.ks, "times of generate"):
         requests = [{"generate": partial(recommender.generate, [examples[user].history], k)} for user in users]
         seconds = time_interleaved(requests, device=recommender.device, repetitions=1, warmups=WARMUPS)
         latencies[str(k)] = latency(seconds["generate"])

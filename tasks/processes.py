@@ -27,11 +27,18 @@ def own_children(folder: Path) -> None:
 
 def end_with_starter(folder: Path) -> None:
     """End this process and its descendants as soon as the run that it belongs to is gone."""
-    starters = [process for process in (owner_in(dict(os.environ), folder), dvc_above()) if process]
-    if starters:
-        threading.Thread(target=_watch, args=(starters,), daemon=True).start()
-    elif os.environ.get(OWNER, "").endswith(f":{folder.resolve()}"):
-        end_tree()  # the owner was gone before this process could look
+    end_with(dvc_above())
+    if marked(dict(os.environ), folder):
+        owner = owner_in(dict(os.environ), folder)
+        if owner is None:  # gone before this process could look
+            end_tree()
+        end_with(owner)
+
+
+def end_with(starter: psutil.Process | None) -> None:
+    """End this process and its descendants as soon as `starter`, if there is one, is gone."""
+    if starter is not None:
+        threading.Thread(target=_watch, args=(starter,), daemon=True).start()
 
 
 def end_orphans(folder: Path) -> list[int]:
@@ -42,12 +49,16 @@ def end_orphans(folder: Path) -> list[int]:
     return [orphan.pid for orphan in orphans]
 
 
+def marked(environment: dict[str, str], folder: Path) -> bool:
+    """Whether a process with this environment was started by one of ours for the project in `folder`."""
+    return environment.get(OWNER, "").endswith(f":{folder.resolve()}")
+
+
 def owner_in(environment: dict[str, str], folder: Path) -> psutil.Process | None:
-    """The owner named in `environment`, where it belongs to `folder` and is alive."""
-    pid, _, rest = environment.get(OWNER, "").partition(":")
-    started, _, project = rest.partition(":")
-    if not pid or project != str(folder.resolve()):
+    """The owner named in the environment of a marked process, where it is still alive."""
+    if not marked(environment, folder):
         return None
+    pid, started, _ = environment[OWNER].split(":", 2)
     with contextlib.suppress(psutil.Error):
         owner = psutil.Process(int(pid))
         if is_alive(owner) and abs(owner.create_time() - float(started)) < SAME_START_SECONDS:
@@ -56,20 +67,19 @@ def owner_in(environment: dict[str, str], folder: Path) -> psutil.Process | None
 
 
 def dvc_above() -> psutil.Process | None:
-    """The `dvc` command that this process was started by, if any."""
-    if "DVC_STAGE" not in os.environ:
-        return None
-    with contextlib.suppress(psutil.Error):
-        for parent in psutil.Process().parents():
-            if "dvc" in [os.path.basename(part) for part in parent.cmdline()[:3]]:
-                return parent
-    return None
+    """The `dvc` command that started this process, if one did."""
+    return _above({"dvc"}) if "DVC_STAGE" in os.environ else None
+
+
+def make_above() -> psutil.Process | None:
+    """The `make` that started this process, if one did."""
+    return _above({"make", "gmake"}) if "MAKELEVEL" in os.environ else None
 
 
 def is_alive(process: psutil.Process) -> bool:
     """Whether the process runs; one that ended but was not collected by its parent does not."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
@@ -89,10 +99,18 @@ def kill(processes: list[psutil.Process]) -> None:
     psutil.wait_procs(processes, timeout=10)
 
 
-def _watch(starters: list[psutil.Process]) -> None:
-    while all(is_alive(starter) for starter in starters):
+def _watch(starter: psutil.Process) -> None:
+    while is_alive(starter):
         time.sleep(POLL_SECONDS)
     end_tree()
+
+
+def _above(names: set[str]) -> psutil.Process | None:
+    with contextlib.suppress(psutil.Error):
+        for parent in psutil.Process().parents():
+            if names & {Path(part).name for part in parent.cmdline()[:3]}:  # python -m dvc, python .../bin/dvc
+                return parent
+    return None
 
 
 def _is_orphan(process: psutil.Process, folder: Path) -> bool:
@@ -100,5 +118,4 @@ def _is_orphan(process: psutil.Process, folder: Path) -> bool:
         environment = process.environ()
     except (psutil.Error, OSError):  # ended meanwhile, or another user's
         return False
-    ours = environment.get(OWNER, "").endswith(f":{folder.resolve()}")
-    return ours and owner_in(environment, folder) is None
+    return marked(environment, folder) and owner_in(environment, folder) is None

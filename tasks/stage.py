@@ -2,17 +2,21 @@
 
 import errno
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from atspeed_core.errors import TemporaryError, UserError
 from atspeed_core.settings import Params, load_params
+from tasks.processes import end_orphans, end_with_starter, own_children
+from tasks.record import milliseconds, provenance, write_record
+from tasks.tracking import SENDER, send_or_warn
 
 EXIT_USER_ERROR = 2
 EXIT_TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
@@ -25,11 +29,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure, and the step (epoch, update, K) it belongs to."""
+    """A figure, the step (epoch, update, K) it belongs to, and when it was told (ms since 1970)."""
 
     name: str
     value: float
     step: int
+    time: int
 
 
 @dataclass
@@ -54,7 +59,7 @@ class Run:
 
     def metric(self, name: str, value: float, step: int = 0) -> None:
         """Record a figure; `step` is an epoch, an update or a K."""
-        self.metrics.append(Metric(name, float(value), step))
+        self.metrics.append(Metric(name, float(value), step, milliseconds()))
 
     def log_param(self, name: str, value: object) -> None:
         """Record a fact about this run beside its params."""
@@ -80,27 +85,49 @@ def stage(name: str, params: Path, *, method: str | None = None) -> Iterator[Run
     Yields:
         The run, with its checked params.
     """
-    set_up_logging(name, method)
-    try:
+    end_with_starter(Path())
+    set_up_logging(f"{name}@{method}" if method else name)
+    with exit_codes():
+        end_orphans(Path())
+        own_children(Path())
         run = Run(name, method, load_params(params))
+        started = milliseconds()
+        origin = provenance(name, method, run.params)
         yield run
+        _keep_record(run, origin, started)
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn the errors of a command's body into one line and an exit code."""
+    try:
+        yield
     except UserError as error:
-        end(EXIT_USER_ERROR, str(error))
+        _end(EXIT_USER_ERROR, str(error))
     except TemporaryError as error:
-        end(EXIT_TEMPORARY, str(error))
+        _end(EXIT_TEMPORARY, str(error))
     except OSError as error:
         if error.errno not in TEMPORARY_ERRNOS:
             raise
-        end(EXIT_TEMPORARY, f"{error}; free some space and run again")
+        _end(EXIT_TEMPORARY, f"{error}; free some space and run again")
 
 
-def end(code: int, message: str) -> None:
-    """Say in one line what is wrong and leave."""
+def set_up_logging(name: str) -> None:
+    """Log to stderr, with time and stage in each line."""
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {name} %(levelname)s: %(message)s", force=True)
+
+
+def _keep_record(run: Run, origin: dict[str, Any], started: int) -> None:
+    told = {"metrics": [asdict(metric) for metric in run.metrics], "facts": run.facts}
+    dataset = run.params.prepare_data.dataset
+    try:
+        write_record({**origin, **told, "dataset": dataset, "started": started}, run.artifacts)
+    except Exception as error:  # tracking must not stop the work that it tracks
+        log.warning("MLflow: the record of this run could not be written: %s", " ".join(str(error).split()))
+    if SENDER not in os.environ:
+        send_or_warn()
+
+
+def _end(code: int, message: str) -> NoReturn:
     log.error("%s", " ".join(message.split()))
     sys.exit(code)
-
-
-def set_up_logging(name: str, method: str | None) -> None:
-    """Log to stderr, with time and stage in each line."""
-    label = f"{name}@{method}" if method else name
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {label} %(levelname)s: %(message)s", force=True)

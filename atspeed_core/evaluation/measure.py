@@ -30,7 +30,7 @@ class Recommends(Protocol):
         """Number format of the models."""
 
     def recommend(
-        self, histories: list[list[str]], k: int = 10, verification: Any = "strict", seed: int = 0
+        self, histories: list[list[str]], k: int = 10, verification: Any = "strict", *, seed: int = 0
     ) -> Recommendation:
         """Top-k items, decoded with the given verification."""
 

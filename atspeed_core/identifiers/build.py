@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from atspeed_core.errors import UserError
 from atspeed_core.identifiers.catalog import Catalog, code_token, read_identifiers
@@ -56,9 +57,10 @@ def build_identifiers(
 
 def _quantised(items: pd.DataFrame, sequences: Sequence[Sequence[str]], settings: BuildIdentifiers) -> Identifiers:
     item_ids = items["item_id"].tolist()
-    vectors = item_embeddings(item_ids, items["text"].tolist(), sequences, settings)
-    log.info("embedded %d items in %d dimensions", *vectors.shape)
-    quantization = quantize(vectors, settings)
+    with threadpool_limits(1):  # the order of sums, and with it the identifiers, must not hang on the number of cores
+        vectors = item_embeddings(item_ids, items["text"].tolist(), sequences, settings)
+        log.info("embedded %d items in %d dimensions", *vectors.shape)
+        quantization = quantize(vectors, settings)
     codes = resolve_collisions(quantization) if settings.collisions == "resolve" else quantization.codes
     catalog = catalog_of_codes(item_ids, codes)
     report = {

@@ -77,6 +77,19 @@ class Catalog:
         """Number of items that share their identifier with another item."""
         return sum(n for n in Counter(map(tuple, self.codes.tolist())).values() if n > 1)
 
+    def known_items(self, items: Sequence[str]) -> list[str]:
+        """Those of `items` that the catalogue knows, in their order."""
+        return [item for item in items if item in self.position]
+
+    def items_of_leaves(self, leaves: Sequence[int]) -> list[str]:
+        """Items of trie leaves, one leaf after the other; those that share a leaf follow in catalog order."""
+        trie, found = self.trie, []
+        for leaf in leaves:
+            if leaf >= 0:
+                start, end = trie.first_item[leaf - trie.first_leaf : leaf - trie.first_leaf + 2]
+                found += [self.items[i] for i in trie.leaf_items[start:end]]
+        return found
+
     def positions_of(self, items: Sequence[str]) -> IntArray:
         """Places of known items; unknown ones are left out."""
         return np.array([self.position[i] for i in items if i in self.position], dtype=np.int64)

@@ -69,7 +69,7 @@ def residual_kmeans(vectors: FloatArray, *, num_levels: int, width: int, seed: i
         vectors: [items, dimensions] float32.
         num_levels: codes an item.
         width: codes a level.
-        seed: same seed, same codes (on the same number of threads: sums are ordered by thread).
+        seed: same seed, same codes, on the same number of threads.
     """
     codebooks = np.zeros((num_levels, width, vectors.shape[1]), dtype=np.float32)
     codes = np.zeros((len(vectors), num_levels), dtype=np.int64)

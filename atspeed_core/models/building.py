@@ -115,11 +115,16 @@ def load_model(
     return model.to(device).eval()
 
 
-def load_prompt_encoder(folder: str | Path, catalog: Catalog, *, max_history: int) -> PromptEncoder:
-    """The prompt encoder that belongs to a saved model."""
+def load_instruction(folder: str | Path) -> str:
+    """The instruction that a saved model's prompts start with."""
     try:
-        instruction = json.loads((Path(folder) / PROMPT_FILE).read_text(encoding="utf-8"))["instruction"]
+        return str(json.loads((Path(folder) / PROMPT_FILE).read_text(encoding="utf-8"))["instruction"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder}/{PROMPT_FILE}: cannot be read ({error}); the folder is no model of ours") from None
+
+
+def load_prompt_encoder(folder: str | Path, catalog: Catalog, *, max_history: int) -> PromptEncoder:
+    """The prompt encoder that belongs to a saved model."""
+    instruction = load_instruction(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return PromptEncoder.build(tokenizer, catalog, instruction=instruction, max_history=max_history)

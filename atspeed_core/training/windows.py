@@ -43,18 +43,17 @@ def cut_windows(sequence: NDArray[np.int64], num_items: int, offset: int) -> Ite
         start += step
 
 
-def epoch_batches(
-    sequences: Sequence[NDArray[np.int64]],
-    encoder: PromptEncoder,
-    *,
-    window_items: int,
-    batch_size: int,
-    seed: Sequence[int],
-) -> Iterator[TokenBatch]:
-    """One pass over all `sequences` (places in the catalog); order and cuts depend on `seed` alone."""
-    windows = epoch_windows(sequences, window_items=window_items, seed=seed)
-    for start in range(0, len(windows), batch_size):
-        yield token_batch(windows[start : start + batch_size], encoder)
+def jittered(
+    sequences: Sequence[NDArray[np.int64]], spread: float, *, seed: Sequence[int]
+) -> list[NDArray[np.int64]]:
+    """The sequences with every item moved by about `spread` places (standard deviation of Gaussian noise).
+
+    Within a session the order of ratings says little; seeing many orders keeps a model from learning one by heart.
+    """
+    rng = np.random.default_rng(list(seed))
+    if spread == 0:
+        return list(sequences)
+    return [s[np.argsort(np.arange(len(s)) + rng.normal(0, spread, len(s)), kind="stable")] for s in sequences]
 
 
 def epoch_windows(

@@ -66,10 +66,11 @@ def test_a_family_larger_than_the_width_spills_to_the_nearest_branch() -> None:
 
 def test_spilling_prefers_a_sibling_to_a_distant_relative() -> None:
     codebooks = np.zeros((3, 2, 1), dtype=np.float32)
-    codebooks[0, :, 0] = [0.0, 0.01]  # the other first code is nearer than the other second code
+    codebooks[0, :, 0] = [0.0, 0.1]  # the items' vectors are nearer to the other first code than to their own
     codebooks[1, :, 0] = [0.0, 5.0]
-    made = Quantization(np.zeros((3, 1), dtype=np.float32), codebooks, np.zeros((3, 3), dtype=np.int64))
-    assert sorted(row[:2] for row in resolve_collisions(made).tolist()) == [[0, 0], [0, 0], [0, 1]]
+    codes = np.array([[1, 0, 0]] * 3)
+    resolved = resolve_collisions(Quantization(np.zeros((3, 1), dtype=np.float32), codebooks, codes))
+    assert sorted(row[:2] for row in resolved.tolist()) == [[1, 0], [1, 0], [1, 1]]
 
 
 def test_too_many_items_name_the_settings_to_raise() -> None:

@@ -1,0 +1,69 @@
+# `make run` and `make test` work from a clean clone. Nothing outside this folder is changed.
+
+SHELL := /bin/bash
+LOCK_HASH := $(shell cksum < requirements.lock | tr ' ' -)
+INSTALLED := .venv/.installed-$(LOCK_HASH)
+MLFLOW_PORT ?= 5000
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site
+export DO_NOT_TRACK := true
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: help setup run test lint format mlflow mlflow-send lock clean
+
+help: ## Show the commands
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+setup: $(INSTALLED) ## Make .venv from requirements.lock; does nothing while the lock stays the same
+
+# The mark comes last, so a broken-off installation starts anew. Should make be killed, pip ends with it
+# (prctl 1 = PR_SET_PDEATHSIG) and cannot write into what the next `make setup` builds.
+$(INSTALLED): requirements.lock
+	@rm -rf .venv
+	@for python in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
+	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && exec "$$python" -m venv .venv; \
+	done; echo "Python 3.11 or newer is needed; name it with: make setup PYTHON=/path/to/python3" >&2; exit 2
+	@exec .venv/bin/python -c 'import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.executable, [sys.executable, "-m", "pip", *sys.argv[1:]])' \
+	  install --no-input --disable-pip-version-check --requirement requirements.lock
+	@.venv/bin/python -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "atspeed.pth").write_text(f"{pathlib.Path.cwd()}\n")'
+	@touch $@
+
+run: setup ## Run the pipeline and print its table; only what is out of date runs
+	@exec python -m tasks.pipeline
+
+test: setup ## Run the tests
+	@HF_HUB_OFFLINE=1 python -m pytest
+
+lint: setup ## Check style, formatting, types and the one-way imports
+	@ruff check
+	@ruff format --check
+	@mypy
+	@lint-imports
+
+format: setup ## Put the code into its format
+	@ruff check --fix
+	@ruff format
+
+mlflow: setup ## Show the runs in a browser, on this machine only
+	@mlflow server --host 127.0.0.1 --port $(MLFLOW_PORT) --backend-store-uri sqlite:///mlflow.db \
+	    --default-artifact-root ./mlartifacts & server=$$!; trap 'kill $$server' EXIT; \
+	until python -c 'import urllib.request; urllib.request.urlopen("http://127.0.0.1:$(MLFLOW_PORT)/health")' 2>/dev/null; \
+	do kill -0 $$server || exit 1; sleep 1; done; \
+	echo "MLflow: http://127.0.0.1:$(MLFLOW_PORT) (Ctrl-C ends it)"; wait $$server
+
+mlflow-send: setup ## Send what waits in outbox/ to MLflow
+	@python -m tasks.send_mlflow
+
+lock: ## Resolve requirements.in and requirements-dev.in anew into requirements.lock
+	@rm -rf .lock-venv && python3 -m venv .lock-venv
+	@.lock-venv/bin/python -m pip install --no-input -r requirements.in -r requirements-dev.in
+	@set -o pipefail; { echo '# Made by `make lock` from requirements.in and requirements-dev.in.'; \
+	  .lock-venv/bin/python -m pip freeze | grep -v -E '^(nvidia|cuda|triton)' | sed 's/+cpu$$//' | LC_ALL=C sort -f; } \
+	  > requirements.lock.new
+	@mv requirements.lock.new requirements.lock && rm -rf .lock-venv
+
+clean: ## Remove what the stages and tools wrote; .venv, the DVC cache and mlflow.db stay
+	@rm -rf data/processed data/identifiers data/topk_cache data/reference models checkpoints results/per_user \
+	  results/plots results/*.json results/report.html outbox .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,102 @@
+"""Stage cache_topk: the target's top-K sequences for the training users."""
+
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from atspeed_core import Recommender
+from atspeed_core.data.sequences import load_train
+from atspeed_core.errors import UserError
+from atspeed_core.files import digest, replacing
+from atspeed_core.settings import Params
+from atspeed_core.training.topk_cache import Context, choose_contexts, write_index, write_shards
+from tasks.paths import CHECKPOINTS, IDENTIFIERS, PROCESSED, TARGET, TOPK_CACHE
+from tasks.stage import ParamsPath, Run, stage
+
+log = logging.getLogger(__name__)
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(params: ParamsPath = Path("params.yaml")) -> None:
+    """Search the target's top-K for every training user and write data/topk_cache/.
+
+    A stopped run keeps its finished shards (checkpoints/cache_topk/).
+    """
+    with stage("cache_topk", params) as run:
+        settings = run.params.cache_topk
+        max_history = run.params.prepare_data.max_history
+        recommender = Recommender.load(TARGET, identifiers=IDENTIFIERS / "identifiers.json", max_history=max_history)
+        if settings.top_k > recommender.catalog.trie.num_leaves:
+            raise UserError(f"cache_topk.top_k = {settings.top_k}: the catalogue has fewer identifiers; lower it")
+        sequences = _known_sequences(recommender)
+        contexts = choose_contexts([len(s) for s in sequences], settings.contexts_per_user, seed=settings.seed)
+        histories = [sequences[c.user][: c.position] for c in contexts]
+        _compute(run, recommender, contexts, histories)
+        _compare(run, recommender, histories)
+
+
+def _known_sequences(recommender: Recommender) -> list[list[str]]:
+    return [recommender.catalog.known_items(items) for items in load_train(PROCESSED).values()]
+
+
+def _compute(run: Run, recommender: Recommender, contexts: list[Context], histories: Sequence[Sequence[str]]) -> None:
+    settings = run.params.cache_topk
+    partial = CHECKPOINTS / "cache_topk" / _fingerprint(run.params)
+    started = time.monotonic()
+    index = write_shards(
+        partial,
+        contexts,
+        histories,
+        recommender.target,
+        recommender.encoder,
+        recommender.trie,
+        top_k=settings.top_k,
+        batch_size=settings.batch_size,
+        contexts_per_shard=settings.contexts_per_shard,
+    )
+    rate = index.num_contexts / (time.monotonic() - started)
+    write_index(partial, index)
+    with replacing(TOPK_CACHE) as temporary:
+        shutil.move(partial, temporary)
+    log.info(
+        "%d contexts of %d users, %.0f contexts a second; %.1f KB a user, %.1f KB a context",
+        index.num_contexts,
+        index.num_users,
+        rate,
+        index.bytes_per_user / 1e3,
+        index.num_bytes / index.num_contexts / 1e3,
+    )
+    run.metric("bytes_per_user", index.bytes_per_user)
+    run.metric("contexts_per_second", rate)
+
+
+def _compare(run: Run, recommender: Recommender, histories: Sequence[Sequence[str]]) -> None:
+    """Users a second of our search and of transformers' generate on the same users, one after the other."""
+    settings = run.params.cache_topk
+    sample = histories[: settings.compare_users]
+    if not sample:
+        return
+    started = time.monotonic()
+    recommender.recommend(sample, settings.top_k, "none")
+    ours = len(sample) / (time.monotonic() - started)
+    started = time.monotonic()
+    recommender.generate(sample, settings.top_k)
+    theirs = len(sample) / (time.monotonic() - started)
+    log.info("on %d users, batch %d: %.0f users a second, transformers generate %.0f", *[len(sample)] * 2, ours, theirs)
+    run.metric("users_per_second", ours)
+    run.metric("users_per_second_generate", theirs)
+
+
+def _fingerprint(params: Params) -> str:
+    files = [PROCESSED / "train.parquet", IDENTIFIERS / "identifiers.json", TARGET / "model.safetensors"]
+    return digest(files, params.cache_topk.model_dump_json(), str(params.prepare_data.max_history))
+
+
+if __name__ == "__main__":
+    app()

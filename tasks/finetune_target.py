@@ -1,0 +1,65 @@
+"""Stage finetune_target: train the target with DeepSpeed under torchrun."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import typer
+
+from atspeed_core.files import digest
+from atspeed_core.settings import Params
+from atspeed_core.training.curves import CURVES_FILE, read_curves
+from tasks.paths import CHECKPOINTS, IDENTIFIERS, PROCESSED, TARGET
+from tasks.stage import ParamsPath, stage
+
+log = logging.getLogger(__name__)
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(params: ParamsPath = Path("params.yaml")) -> None:
+    """Train the target from data/processed and data/identifiers; write models/target/.
+
+    A stopped training goes on from its last finished epoch (checkpoints/finetune_target/).
+    """
+    with stage("finetune_target", params) as run:
+        checkpoints = CHECKPOINTS / "finetune_target" / _fingerprint(run.params)
+        _launch(params, run.params, checkpoints)
+        curves = read_curves(TARGET / CURVES_FILE)
+        for step, name, value in curves.rows:
+            run.metric(name, value, step=step)
+        run.artifact(TARGET / CURVES_FILE)
+        shutil.rmtree(checkpoints)
+
+
+def _fingerprint(params: Params) -> str:
+    """Names the checkpoints of exactly this training: other data or settings never resume from them."""
+    files = [PROCESSED / "train.parquet", PROCESSED / "valid.parquet", IDENTIFIERS / "identifiers.json"]
+    return digest(files, params.finetune_target.model_dump_json(), str(params.prepare_data.max_history))
+
+
+def _launch(path: Path, params: Params, checkpoints: Path) -> None:
+    settings = params.finetune_target.deepspeed
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(settings.num_processes), "-m", "atspeed_core.training.finetune"]
+    command += ["--params", str(path), "--processed", str(PROCESSED)]
+    command += ["--identifiers", str(IDENTIFIERS / "identifiers.json")]
+    command += ["--checkpoints", str(checkpoints), "--output", str(TARGET)]
+    command += ["--log-format", "%(asctime)s finetune_target %(levelname)s: %(message)s"]
+    done = subprocess.run(command, env=_environment(settings.num_processes), check=False)
+    if done.returncode:
+        raise RuntimeError(f"training ended with exit code {done.returncode}; its log is above")
+
+
+def _environment(num_processes: int) -> dict[str, str]:
+    """torchrun gives every process one thread unless told otherwise; share the cores out evenly instead."""
+    cores = len(os.sched_getaffinity(0))
+    return {"OMP_NUM_THREADS": str(max(1, cores // num_processes)), **os.environ}
+
+
+if __name__ == "__main__":
+    app()

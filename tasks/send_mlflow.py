@@ -1,0 +1,20 @@
+"""Sends the records that wait in outbox/ to MLflow; for when the server was down."""
+
+import typer
+
+from tasks.stage import exit_codes, set_up_logging
+from tasks.tracking import masked, send_pending, tracking_uri
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main() -> None:
+    """Send what waits in outbox/ to MLFLOW_TRACKING_URI, or to mlflow.db of this folder."""
+    set_up_logging("send_mlflow")
+    with exit_codes():
+        print(f"{send_pending()} records sent to {masked(tracking_uri())}")
+
+
+if __name__ == "__main__":
+    app()
