@@ -60,10 +60,10 @@ lock: ## Resolve requirements.in and requirements-dev.in anew into requirements.
 	@rm -rf .lock-venv && python3 -m venv .lock-venv
 	@.lock-venv/bin/python -m pip install --no-input -r requirements.in -r requirements-dev.in
 	@set -o pipefail; { echo '# Made by `make lock` from requirements.in and requirements-dev.in.'; \
-	  .lock-venv/bin/python -m pip freeze | grep -v -E '^(nvidia|cuda|triton)' | sed 's/+cpu$$//' | LC_ALL=C sort -f; } \
+	  .lock-venv/bin/python -m pip freeze --all | grep -v -E '^(pip=|nvidia|cuda|triton)' | sed 's/+cpu$$//' | LC_ALL=C sort -f; } \
 	  > requirements.lock.new
 	@mv requirements.lock.new requirements.lock && rm -rf .lock-venv
 
 clean: ## Remove what the stages and tools wrote; .venv, the DVC cache and mlflow.db stay
 	@rm -rf data/processed data/identifiers data/topk_cache data/reference models checkpoints results/per_user \
-	  results/plots results/*.json results/report.html outbox .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	  results/plots results/target.json results/sft.json results/atspeed_*.json results/report.html outbox .lock-venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -25,7 +25,7 @@ class Drafter(Protocol):
         ...
 
     def scores(self, beams: Beams) -> Tensor:
-        """[B, K * M] the draft's scores of all extensions of `beams`; all -inf in a row it holds no opinion on."""
+        """[B, K * M] the draft's scores of all extensions of `beams`; all -inf in a row (or [B, 0]): no opinion."""
         ...
 
     def select(self, rows: Tensor) -> None:
@@ -46,7 +46,7 @@ class NoDrafter:
 
     def scores(self, beams: Beams) -> Tensor:
         """See `Drafter`."""
-        return beams.scores.new_full((len(beams.nodes), 1), -torch.inf)
+        return beams.scores[:, :0]
 
     def select(self, rows: Tensor) -> None:
         """See `Drafter`."""

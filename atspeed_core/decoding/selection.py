@@ -9,7 +9,7 @@ def stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     torch.topk leaves the order of ties open; here each score and its index become one sortable integer.
     """
-    bits = scores.contiguous().view(torch.int32).long()
+    bits = (scores.contiguous() + 0.0).view(torch.int32).long()  # -0.0 + 0.0 is 0.0: one zero, one tie
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # order of the floats, as integers
     tie_break = torch.arange(scores.shape[-1] - 1, -1, -1, device=scores.device)
     _, indices = ((ordered << 32) + tie_break).topk(k, dim=-1)
@@ -18,8 +18,8 @@ def stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def gumbel(shape: torch.Size, generator: torch.Generator) -> Tensor:
     """Standard Gumbel noise, float32, on the generator's device."""
-    uniform = torch.rand(shape, generator=generator, device=generator.device)
-    return -torch.log(-torch.log(uniform.clamp(min=torch.finfo(torch.float32).tiny)).clamp(min=1e-20))
+    exponential = torch.empty(shape, device=generator.device).exponential_(generator=generator)
+    return -exponential.clamp(min=torch.finfo(torch.float32).tiny).log()
 
 
 def sample_without_replacement(log_weights: Tensor, k: int, generator: torch.Generator) -> Tensor:

@@ -19,7 +19,7 @@ class Draft(Protocol):
         ...
 
     def scores(self, beams: Beams) -> Tensor:
-        """[B, K * M] the draft's scores of every extension of `beams`; all -inf in a row it holds no opinion on."""
+        """[B, K * M] the draft's scores of all extensions of `beams`; all -inf in a row (or [B, 0]): no opinion."""
         ...
 
 
@@ -77,7 +77,7 @@ class Relaxed:
         candidates, scores = extensions(beams, target)
         candidates, scores = padded(candidates, k, -1).long(), padded(scores, k, -torch.inf)
         log_p = torch.log_softmax(scores / self.temperature, dim=-1)
-        log_q = torch.log_softmax(padded(draft.scores(beams), k, -torch.inf) / self.temperature, dim=-1)
+        log_q = torch.log_softmax(padded(draft.scores(beams), log_p.shape[1], -torch.inf) / self.temperature, dim=-1)
         log_q = log_q.nan_to_num(nan=-torch.inf)  # no opinion: the residual is p itself
         accepted = self._accept(draft.drawn(candidates), log_p, log_q)
         weights = self._accepted_then_residual(accepted, log_p, log_q)

@@ -14,12 +14,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from transformers.utils.logging import disable_progress_bar
+
 from atspeed_core.errors import UserError
 from atspeed_core.files import replacing
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models.prompts import PromptEncoder
 from atspeed_core.models.tokenizer import add_codes
 from atspeed_core.settings import Architecture
+
+disable_progress_bar()  # reading and writing weights is no work to watch
 
 PROMPT_FILE = "prompt.json"
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")  # decoders with rotary positions and full attention

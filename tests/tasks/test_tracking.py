@@ -172,7 +172,7 @@ def test_a_server_that_is_down_is_one_quick_warning_and_is_sent_later(
     experiment: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     up = os.environ["MLFLOW_TRACKING_URI"]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://analyst:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://analyst:secret@127.0.0.1:9")  # pragma: allowlist secret
     leave(params(), loss=0.5)
     leave(params(alpha=0.1), loss=0.4)
     started = time.monotonic()
@@ -273,7 +273,7 @@ def test_a_digest_sees_names_and_contents(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("address", "shown"),
     [
-        ("http://user:pass@host:5000/x", "http://***@host:5000/x"),
+        ("http://user:pass@host:5000/x", "http://***@host:5000/x"),  # pragma: allowlist secret
         ("postgresql+psycopg2://u:p@ss@db/mlflow", "postgresql+psycopg2://***@db/mlflow"),
         ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
     ],

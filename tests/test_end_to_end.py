@@ -1,0 +1,215 @@
+"""The whole pipeline on a little real data, through the real DVC, DeepSpeed and MLflow."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+KS = ["1", "3", "5"]
+METHODS = ["sft", "atspeed_s", "atspeed_r"]
+TINY: dict[str, dict[str, Any]] = {
+    "prepare_data": {"dataset": "small", "source": "table", "path": "small.csv", "k_core": 2, "max_history": 8},
+    "build_identifiers": {"codebook_width": 8, "embedding_dim": 8},
+    "finetune_target": {
+        "architecture": {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "intermediate_size": 64},
+        "max_epochs": 4,
+    },
+    "cache_topk": {"top_k": 5, "contexts_per_user": 2, "contexts_per_shard": 32, "compare_users": 4},
+    "align_draft": {
+        "architecture": {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32},
+        "num_updates": 20,
+    },
+    "evaluate": {"ks": [1, 3, 5], "draft_beams": 8, "timing_users": 4, "bootstrap_samples": 50},
+}
+
+
+def small_data() -> pd.DataFrame:
+    """Ratings of the 60 most rated films by the 60 users who rated most of them."""
+    raw = ROOT / "data" / "raw" / "ml-latest-small-2016"
+    ratings = pd.read_parquet(raw / "ratings.parquet").merge(pd.read_parquet(raw / "movies.parquet"))
+    ratings.columns = ratings.columns.str.replace("Id", "_id", regex=False).str.lower()
+    ratings = ratings.rename(columns={"movie_id": "item_id"})
+    for column in ("item_id", "user_id"):
+        ratings = ratings[ratings[column].isin(ratings[column].value_counts().index[:60])]
+    return ratings[["user_id", "item_id", "rating", "timestamp", "title"]]
+
+
+def copy_project(folder: Path) -> None:
+    """Copy what git holds or would hold, into a repository of its own."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(lambda name: (ROOT / name).is_file() and name != "dvc.lock", names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+
+
+def tiny_params() -> dict[str, Any]:
+    params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for section, changes in TINY.items():
+        params[section].update(changes)
+    return params
+
+
+class Project:
+    """A copy of the project, and what is done in it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Copy the project into `folder`, with little data and small models."""
+        self.folder = folder
+        copy_project(folder)
+        small_data().to_csv(folder / "small.csv", index=False)
+        (folder / "params.yaml").write_text(yaml.safe_dump(tiny_params(), sort_keys=False))
+        self.run("git", "init", "--quiet")
+        self.commit("start")
+
+    def environment(self) -> dict[str, str]:
+        env = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "ATSPEED"))}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        site = str(self.folder / ".dvc" / "tmp" / "site")
+        one_thread = {"OMP_NUM_THREADS": "1"}  # a second one gains nothing here, and waits where the machine is busy
+        return {**env, **one_thread, "PATH": path, "PYTHONPATH": "", "DVC_SITE_CACHE_DIR": site}
+
+    def run(self, *command: str, timeout: float = 280) -> str:
+        """Run a command that has to succeed; returns its output."""
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "--all")
+        name = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+        self.run("git", *name, "commit", "--quiet", "--message", message)
+
+    def metrics(self) -> dict[str, Any]:
+        return dict(json.loads((self.folder / "results" / "metrics.json").read_text()))
+
+    def locked(self, stage: str) -> Any:
+        return yaml.safe_load((self.folder / "dvc.lock").read_text())["stages"][stage]
+
+    def mlflow_runs(self) -> list[str]:
+        with sqlite3.connect(self.folder / "mlflow.db") as store:
+            return [name for (name,) in store.execute("select name from runs order by start_time")]
+
+
+def stages_run(output: str) -> set[str]:
+    return set(re.findall(r"Running stage '([^']+)'", output))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project after its first whole run."""
+    made = Project(tmp_path_factory.mktemp("project"))
+    made.run(sys.executable, "-m", "tasks.pipeline")
+    made.commit("first run")
+    return made
+
+
+def test_the_report_holds_what_is_promised(project: Project) -> None:
+    metrics = project.metrics()
+    assert {"dataset", "device", "target", "baselines", "methods"} <= metrics.keys()
+    assert list(metrics["methods"]) == METHODS
+    promised = {"accepted_steps", "target_calls", "walltime_speedup", "walltime_speedup_oracle", "identical_lists"}
+    promised |= {"recall", "ndcg", "latency_ms_p50", "latency_ms_p95"}
+    for method in METHODS:
+        for verification in ("strict", "relaxed"):
+            by_k = metrics["methods"][method][verification]
+            assert list(by_k) == KS
+            assert all(promised <= figures.keys() for figures in by_k.values())
+    for name in ("summary.md", "report.html", "plots/accepted_steps.csv"):
+        assert (project.folder / "results" / name).stat().st_size > 0
+
+
+def test_strict_lists_are_those_of_generate(project: Project) -> None:
+    for method in METHODS:
+        strict = project.metrics()["methods"][method]["strict"]
+        assert {k: figures["identical_lists"] for k, figures in strict.items()} == dict.fromkeys(KS, 1.0)
+
+
+def test_every_stage_is_one_run_below_one_parent(project: Project) -> None:
+    stages = [f"{stage}@{method}" for stage in ("align_draft", "evaluate") for method in METHODS]
+    stages += ["prepare_data", "build_identifiers", "finetune_target", "cache_topk", "evaluate_target", "report"]
+    assert sorted(project.mlflow_runs()) == sorted([*stages, "pipeline small"])
+
+
+def test_nothing_is_left_to_do_afterwards(project: Project) -> None:
+    before = project.mlflow_runs()
+    output = project.run(sys.executable, "-m", "tasks.pipeline")
+    assert stages_run(output) == set()
+    assert "Data and pipelines are up to date." in output
+    assert (project.folder / "results" / "summary.md").read_text() in output
+    assert project.mlflow_runs() == before
+    assert project.run("git", "status", "--porcelain") == ""
+
+
+def test_work_repeated_by_force_is_not_recorded_again(project: Project) -> None:
+    before = project.mlflow_runs()
+    for stage in ("prepare_data", "align_draft@sft"):
+        output = project.run("dvc", "repro", "--force", "--single-item", stage)
+        assert stages_run(output) == {stage}
+    assert project.mlflow_runs() == before
+    assert project.run("git", "status", "--porcelain") == ""  # and its outputs are the same, byte for byte
+
+
+def test_a_training_that_was_killed_goes_on_to_the_same_target(project: Project) -> None:
+    expected = project.locked("finetune_target")["outs"]
+    command = ["dvc", "repro", "--force", "--single-item", "finetune_target"]
+    killed = subprocess.Popen(
+        command, cwd=project.folder, env=project.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_for_a_checkpoint(project.folder / "checkpoints", killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (project.folder / "models" / "target").exists()
+    project.run(*command)
+    assert project.locked("finetune_target")["outs"] == expected
+
+
+def wait_for_a_checkpoint(folder: Path, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 120
+    while not (folder.exists() and any(path.is_file() for path in folder.rglob("*"))):
+        assert process.poll() is None, "the training ended before it could be killed"
+        assert time.monotonic() < deadline, "no checkpoint was written"
+        time.sleep(0.02)
+
+
+def test_an_experiment_reruns_what_depends_on_the_changed_setting(project: Project) -> None:
+    output = project.run("dvc", "exp", "run", "--set-param", "evaluate.ks=[1,2]")
+    assert stages_run(output) == {"evaluate_target", *(f"evaluate@{method}" for method in METHODS), "report"}
+    assert list(project.metrics()["methods"]["sft"]["strict"]) == ["1", "2"]
+
+
+def test_a_mistake_in_the_params_stops_before_anything_is_touched(project: Project) -> None:
+    path = project.folder / "params.yaml"
+    good = path.read_text()
+    path.write_text(good.replace("max_history:", "max_histroy:"))
+    done = subprocess.run(
+        [sys.executable, "-m", "tasks.evaluate", "--method", "sft"],
+        cwd=project.folder,
+        env=project.environment(),
+        capture_output=True,
+        text=True,
+    )
+    path.write_text(good)
+    assert done.returncode == 2
+    assert "did you mean 'max_history'?" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,105 @@
+import pytest
+import torch
+
+from atspeed_core.errors import UserError
+from tests.tiny_models import make_catalog, make_recommender
+
+CODES = [(a, b, c) for a in range(4) for b in range(3) for c in range(2)]
+HISTORIES = [["1", "2", "3"], ["9"], ["20", "4", "7", "11"]]
+
+
+@pytest.fixture(scope="module")
+def recommender(tmp_path_factory):
+    return make_recommender(make_catalog(CODES), tmp_path_factory.mktemp("models"), draft_beams=8)
+
+
+def test_lists_are_sorted_and_without_duplicates(recommender):
+    out = recommender.recommend(HISTORIES, k=8)
+    for items, scores in zip(out.items, out.scores, strict=True):
+        assert len(items) == len(set(items)) == 8
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_prompts_are_left_padded(recommender):
+    ids, mask = recommender.encode(HISTORIES)
+    assert mask.tolist() == [[0] * 3 + [1] * 10, [0] * 9 + [1] * 4, [1] * 13]
+    assert (ids[mask == 0] == recommender.encoder.pad_id).all()
+    alone, _ = recommender.encode([["9"]])
+    assert ids[1, -4:].tolist() == alone[0].tolist()
+
+
+def test_only_the_most_recent_items_are_used(recommender):
+    ids, _ = recommender.encode([["5"] * 30 + ["1"] * 20])
+    assert torch.equal(ids, recommender.encode([["1"] * 20])[0])
+
+
+def test_unknown_items_are_skipped_and_counted(recommender):
+    out = recommender.recommend([["nobody", "1", "2", "3"], ["9"]], k=3)
+    assert out.unknown_items == [1, 0]
+    assert out.items == recommender.recommend([["1", "2", "3"], ["9"]], k=3).items
+
+
+@pytest.mark.parametrize("verification", ["none", "strict", "relaxed"])
+def test_allowed_items_narrow_the_lists_without_reordering_them(recommender, verification):
+    allowed = ["3", "4", "17", "23", "unknown"]
+    out = recommender.recommend(HISTORIES, k=4, verification=verification, allowed_items=allowed)
+    whole = recommender.recommend(HISTORIES, k=8, verification="none", allowed_items=None)
+    assert all(set(items) == set(allowed[:4]) for items in out.items)
+    for items, scores, all_items, all_scores in zip(out.items, out.scores, whole.items, whole.scores, strict=True):
+        score_of = dict(zip(items, scores, strict=True))
+        assert all(
+            score_of[i] == pytest.approx(s, abs=1e-3)
+            for i, s in zip(all_items, all_scores, strict=True)
+            if i in score_of
+        )
+
+
+def test_fewer_allowed_items_than_k_give_shorter_lists(recommender):
+    out = recommender.recommend(HISTORIES[:1], k=5, allowed_items=["3", "8"])
+    assert sorted(out.items[0]) == ["3", "8"]
+
+
+def test_relaxed_depends_on_the_seed_alone(recommender):
+    first = recommender.recommend(HISTORIES, k=5, verification="relaxed", seed=3)
+    assert recommender.recommend(HISTORIES, k=5, verification="relaxed", seed=3) == first
+    others = [recommender.recommend(HISTORIES, k=5, verification="relaxed", seed=s).items for s in range(4, 10)]
+    assert any(items != first.items for items in others)
+    assert all(len(set(row)) == 5 for items in others for row in items)
+
+
+def test_items_that_share_an_identifier_follow_one_another(tmp_path):
+    recommender = make_recommender(make_catalog([*CODES, CODES[0], CODES[0]]), tmp_path)
+    (items,) = recommender.recommend([["5", "6"]], k=24, verification="none").items
+    assert len(items) == 24
+    place = items.index("0")
+    assert items[place : place + 3] == ["0", "24", "25"][: 24 - place]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"histories": [["1"], []]}, "request 1: the history is empty"),
+        ({"histories": [["nobody"]]}, "request 0: the history holds no known item .*nobody"),
+        ({"k": 0}, "between 1 and the catalogue's 24"),
+        ({"k": 25, "verification": "none"}, "between 1 and the catalogue's 24"),
+        ({"k": 9}, "raise draft_beams"),
+        ({"verification": "fast"}, "use none, strict or relaxed"),
+        ({"allowed_items": ["nobody"]}, "none of them is in the catalogue"),
+    ],
+)
+def test_mistakes_are_named(recommender, arguments, message):
+    with pytest.raises(UserError, match=message):
+        recommender.recommend(**({"histories": HISTORIES, "k": 5} | arguments))
+
+
+def test_verification_needs_a_draft(recommender):
+    without = type(recommender)(**{**{f: getattr(recommender, f) for f in recommender.__annotations__}, "draft": None})
+    with pytest.raises(UserError, match="needs a draft"):
+        without.recommend(HISTORIES)
+    assert without.recommend(HISTORIES, 5, "none").items == recommender.recommend(HISTORIES, 5, "strict").items
+
+
+def test_missing_folders_are_named(tmp_path, recommender):
+    recommender.catalog.save(tmp_path / "identifiers.json")
+    with pytest.raises(UserError, match="nowhere"):
+        type(recommender).load(tmp_path / "nowhere", None, tmp_path / "identifiers.json")
