@@ -91,9 +91,9 @@ class Recommender:
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
         catalog = Catalog.load(identifiers)
         encoder = load_prompt_encoder(target, catalog, max_history=max_history)
-        models = [None if f is None else load_model(f, device=device, dtype=dtype) for f in (target, draft)]
-        target_model, draft_model = (m and CodeModel(m, encoder.code_ids.to(device)) for m in models)
-        assert target_model is not None
+        code_ids = encoder.code_ids.to(device)
+        target_model = CodeModel(load_model(target, device=device, dtype=dtype), code_ids)
+        draft_model = CodeModel(load_model(draft, device=device, dtype=dtype), code_ids) if draft is not None else None
         if draft is not None and load_prompt_encoder(draft, catalog, max_history=max_history).prefix != encoder.prefix:
             raise UserError(f"{draft}: the draft's prompt differs from the target's; train it from this target")
         trie = DeviceTrie.build(catalog.trie, device)
@@ -186,7 +186,9 @@ class Recommender:
         if verification not in ("none", "strict", "relaxed"):
             raise UserError(f"verification '{verification}' is unknown; use none, strict or relaxed")
         if not 1 <= k <= self.catalog.trie.num_leaves:
-            raise UserError(f"k = {k}: must lie between 1 and the catalogue's {self.catalog.trie.num_leaves} identifiers")
+            raise UserError(
+                f"k = {k}: must lie between 1 and the catalogue's {self.catalog.trie.num_leaves} identifiers"
+            )
         if verification != "none" and self.draft is None:
             raise UserError(f"verification '{verification}' needs a draft; load one, or ask for 'none'")
         if verification != "none" and k > self.draft_beams:

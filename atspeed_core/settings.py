@@ -197,7 +197,9 @@ class Evaluate(Section):
     @model_validator(mode="after")
     def _draft_is_as_wide_as_the_lists(self) -> "Evaluate":
         if self.ks and self.draft_beams < max(self.ks):
-            raise ValueError(f"'draft_beams' ({self.draft_beams}) must be at least the largest of 'ks' ({max(self.ks)})")
+            raise ValueError(
+                f"'draft_beams' ({self.draft_beams}) must be at least the largest of 'ks' ({max(self.ks)})"
+            )
         return self
 
 

@@ -41,7 +41,8 @@ def main(
         data = _load(run.params)
         tokenizer = AutoTokenizer.from_pretrained(TARGET, local_files_only=True)
         device = data.trie.token.device
-        draft = build_model(settings.architecture, tokenizer, seed=settings.seed).to(device)
+        draft = build_model(settings.architecture, tokenizer, seed=settings.seed)
+        torch.nn.Module.to(draft, device)
         checkpoint = CHECKPOINTS / "align_draft" / f"{_fingerprint(run.params, method)}.pt"
         torch.manual_seed(settings.seed)
         curves = align(CodeModel(draft, data.target.code_ids), data, method, settings, checkpoint=checkpoint)

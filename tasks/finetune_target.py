@@ -56,7 +56,7 @@ def _launch(path: Path, params: Params, checkpoints: Path) -> None:
 
 
 def _environment(num_processes: int) -> dict[str, str]:
-    """torchrun gives every process one thread unless told otherwise; share the cores out evenly instead."""
+    """Torchrun gives every process one thread unless told otherwise; share the cores out evenly instead."""
     cores = len(os.sched_getaffinity(0))
     return {"OMP_NUM_THREADS": str(max(1, cores // num_processes)), **os.environ}
 

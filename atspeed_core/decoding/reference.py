@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +52,8 @@ def generate(
         output_scores=k > 1,  # transformers returns sequence scores only along with these
         output_logits=k == 1,
     )
-    output = model.generate(
+    generate: Any = model.generate  # its type depends on the configuration
+    output = generate(
         inputs=prompts,
         attention_mask=mask,
         generation_config=config,

@@ -81,6 +81,6 @@ def _verify(
 
 
 def _empty_result(batch: int, levels: int, k: int, device: torch.device) -> SearchResult:
-    counts = torch.zeros(2, batch, dtype=torch.long, device=device)
+    accepted, calls = torch.zeros(2, batch, dtype=torch.long, device=device)
     nodes = torch.full((batch, levels, k), -1, device=device)
-    return SearchResult(nodes[:, -1], torch.full((batch, k), -torch.inf, device=device), *counts, nodes[:, :-1])
+    return SearchResult(nodes[:, -1], torch.full((batch, k), -torch.inf, device=device), accepted, calls, nodes[:, :-1])

@@ -13,7 +13,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-
 from transformers.utils.logging import disable_progress_bar
 
 from atspeed_core.errors import UserError
@@ -58,9 +57,9 @@ def add_dropout(model: PreTrainedModel, probability: float) -> None:
         return nn.functional.dropout(output, probability, module.training)
 
     model.get_input_embeddings().register_forward_hook(drop)
-    for layer in model.base_model.layers:
-        layer.self_attn.register_forward_hook(drop)
-        layer.mlp.register_forward_hook(drop)
+    for name, block in model.named_modules():
+        if name.endswith((".self_attn", ".mlp")):
+            block.register_forward_hook(drop)
 
 
 def load_base(base: str, code_tokens: list[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -83,7 +82,9 @@ def load_base(base: str, code_tokens: list[str]) -> tuple[PreTrainedModel, PreTr
 def check_supported(model: PreTrainedModel, name: str | Path) -> None:
     """Refuse an architecture whose attention the tree decoding does not cover."""
     if model.config.model_type not in SUPPORTED:
-        raise UserError(f"{name}: architecture '{model.config.model_type}' is not supported; use {', '.join(SUPPORTED)}")
+        raise UserError(
+            f"{name}: architecture '{model.config.model_type}' is not supported; use {', '.join(SUPPORTED)}"
+        )
 
 
 def save_model(
@@ -112,11 +113,12 @@ def load_model(
         UserError: the folder is missing or incomplete, or holds an unsupported architecture.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no usable model there ({' '.join(str(error).split()):.160})") from None
     check_supported(model, folder)
-    return model.to(device).eval()
+    nn.Module.to(model, device)
+    return model.eval()
 
 
 def load_instruction(folder: str | Path) -> str:

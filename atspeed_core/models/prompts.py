@@ -48,7 +48,8 @@ class PromptEncoder:
 
     def known(self, history: Sequence[str]) -> list[int]:
         """Places in the catalog of the most recent known items, oldest first."""
-        return self.catalog.positions_of(history).tolist()[-self.max_history :]
+        places: list[int] = self.catalog.positions_of(history).tolist()
+        return places[-self.max_history :]
 
     def encode(self, histories: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
         """Left-padded prompts: token ids [B, S] int64 and mask [B, S] int64 (1 = prompt, 0 = padding).

@@ -14,7 +14,7 @@ def build_tokenizer(code_tokens: list[str]) -> PreTrainedTokenizerFast:
     """A tokenizer whose whole vocabulary is <pad>, <bos> and the codes."""
     vocabulary = {token: i for i, token in enumerate([PAD, BOS, *code_tokens])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=PAD))
-    tokenizer.pre_tokenizer = WhitespaceSplit()  # type: ignore[assignment]  # the stub lacks the setter's type
+    tokenizer.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from atspeed_core.data.sequences import Example, load_examples, load_train
@@ -88,7 +89,7 @@ class Progress:
         write_json(path, {**vars(self), "curves": self.curves.rows})
 
 
-def build(settings: FinetuneTarget, catalog: Catalog) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def build(settings: FinetuneTarget, catalog: Catalog) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
     """The model to train and its tokenizer, from scratch or from the base model, LoRA added if asked for."""
     if settings.architecture is not None:
         tokenizer: PreTrainedTokenizerBase = build_tokenizer(catalog.code_tokens)
@@ -102,7 +103,9 @@ def build(settings: FinetuneTarget, catalog: Catalog) -> tuple[PreTrainedModel, 
     return with_lora(model, tokenizer, catalog.code_tokens, settings.lora, seed=settings.seed), tokenizer
 
 
-def train(settings: FinetuneTarget, data: FinetuneData, model: PreTrainedModel, checkpoints: Path) -> Progress:
+def train(
+    settings: FinetuneTarget, data: FinetuneData, model: PreTrainedModel | PeftModel, checkpoints: Path
+) -> Progress:
     """Train until `max_epochs` or `patience`; the best epoch's weights end in `model`."""
     engine = _engine(settings, model, _steps_an_epoch(settings, data) * settings.max_epochs)
     progress = Progress.load(checkpoints / "progress.json")
@@ -123,7 +126,7 @@ def train(settings: FinetuneTarget, data: FinetuneData, model: PreTrainedModel, 
     return progress
 
 
-def _engine(settings: FinetuneTarget, model: PreTrainedModel, num_steps: int) -> Any:
+def _engine(settings: FinetuneTarget, model: PreTrainedModel | PeftModel, num_steps: int) -> Any:
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},

@@ -43,9 +43,7 @@ def cut_windows(sequence: NDArray[np.int64], num_items: int, offset: int) -> Ite
         start += step
 
 
-def jittered(
-    sequences: Sequence[NDArray[np.int64]], spread: float, *, seed: Sequence[int]
-) -> list[NDArray[np.int64]]:
+def jittered(sequences: Sequence[NDArray[np.int64]], spread: float, *, seed: Sequence[int]) -> list[NDArray[np.int64]]:
     """The sequences with every item moved by about `spread` places (standard deviation of Gaussian noise).
 
     Within a session the order of ratings says little; seeing many orders keeps a model from learning one by heart.
