@@ -1,0 +1,1 @@
+"""Decoding: beam search, drafters, tree attention, verification, speculative search."""

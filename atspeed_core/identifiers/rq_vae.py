@@ -112,7 +112,7 @@ def _fit(model: RqVaeModel, data: Tensor, settings: RqVae) -> None:
         for batch in torch.split(torch.randperm(len(data)), settings.batch_size):
             losses = torch.stack(model.losses(data[batch]))
             optimizer.zero_grad()
-            losses.sum().backward()  # type: ignore[no-untyped-call]
+            losses.sum().backward()
             optimizer.step()
             sums += losses.detach() * len(batch)
         if epoch <= settings.epochs // 2:  # later, codes and latents settle undisturbed

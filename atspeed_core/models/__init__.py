@@ -1,0 +1,1 @@
+"""Models: tokenizers, prompts, building, loading and saving."""

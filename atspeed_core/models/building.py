@@ -117,8 +117,8 @@ def load_model(
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no usable model there ({' '.join(str(error).split()):.160})") from None
     check_supported(model, folder)
-    nn.Module.to(model, device)
-    return model.eval()
+    nn.Module.to(model, device).eval()
+    return model
 
 
 def load_instruction(folder: str | Path) -> str:

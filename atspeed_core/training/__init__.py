@@ -1,0 +1,1 @@
+"""Training: target fine-tuning, top-K cache, alignment losses, draft alignment."""

@@ -29,7 +29,7 @@ class TokenBatch:
 
 
 def cut_windows(sequence: NDArray[np.int64], num_items: int, offset: int) -> Iterator[NDArray[np.int64]]:
-    """Cut a sequence into windows of `num_items`; neighbours share an item, so that each item but the first is a target.
+    """Cut a sequence into windows of `num_items` that share an item, so that each item but the first is a target.
 
     The first window ends `offset` items (0 .. num_items - 2) early: a new offset an epoch gives every item histories of
     varying length.

@@ -1,7 +1,6 @@
 """Strict lists equal transformers' generate, whatever is drafted; the counts add up."""
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -77,8 +76,8 @@ class WrongDrafter(NoDrafter):
 
 
 @pytest.fixture
-def codes() -> Iterator[list[tuple[int, ...]]]:
-    yield [(a, b, c) for a in range(4) for b in range(3) for c in range(2)]
+def codes() -> list[tuple[int, ...]]:
+    return [(a, b, c) for a in range(4) for b in range(3) for c in range(2)]
 
 
 def test_a_drafter_that_is_always_wrong_changes_no_list_and_accepts_no_step(codes):

@@ -106,7 +106,7 @@ def test_an_unsupported_architecture_is_refused(tmp_path):
 
 
 def test_a_missing_base_model_is_named(tmp_path):
-    with pytest.raises(UserError, match="base model '.*nowhere' cannot be loaded"):
+    with pytest.raises(UserError, match=r"base model '.*nowhere' cannot be loaded"):
         load_base(str(tmp_path / "nowhere"), CATALOG.code_tokens)
 
 

@@ -120,9 +120,10 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_weights(data, tmp_path, mo
         update(draft, optimizer, loss, settings, step)
 
     checkpoint = tmp_path / "state.pt"
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(alignment, "_update", stop_at_seven)
+    monkeypatch.setattr(alignment, "_update", stop_at_seven)
+    with pytest.raises(Stopped):
         align(new_draft(data), data, "atspeed_s", settings(), checkpoint=checkpoint)
+    monkeypatch.setattr(alignment, "_update", update)
     resumed = new_draft(data)
     again = align(resumed, data, "atspeed_s", settings(), checkpoint=checkpoint)
     assert again.rows == curves.rows
