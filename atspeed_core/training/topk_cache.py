@@ -47,7 +47,7 @@ class Context:
 
 
 def choose_contexts(lengths: Sequence[int], per_user: int, *, seed: int) -> list[Context]:
-    """For every user with two items or more the last item's context and up to `per_user` - 1 others, drawn by `seed`."""
+    """For every user with two items: the last one's context and up to `per_user` - 1 others, drawn by `seed`."""
     rng = np.random.default_rng(seed)
     contexts = []
     for user, length in enumerate(lengths):

@@ -1,0 +1,97 @@
+"""Fine-tuning through the real torchrun and DeepSpeed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from atspeed_core.models.building import load_model
+from atspeed_core.training.curves import read_curves
+from tests.models.test_building import save_base
+from tests.tiny_models import make_catalog
+
+CATALOG = make_catalog([(a, b, c) for a in range(4) for b in range(3) for c in range(2)])
+TARGET_OF_ALIGNMENT = {"architecture": {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "intermediate_size": 8}}
+SCRATCH = {
+    "architecture": {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 16, "dropout": 0.2}
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [[str((start + i) % 24) for i in range(rng.integers(5, 12))] for start in rng.integers(0, 24, 30)]
+    (tmp_path / "data").mkdir()
+    pd.DataFrame({"user_id": [str(u) for u in range(30)], "item_ids": rows}).to_parquet(tmp_path / "data/train.parquet")
+    valid = {
+        "user_id": ["0", "1", "2"],
+        "history": [["1", "2"], ["5"], ["7", "8", "9"]],
+        "targets": [["3"], ["6"], ["10"]],
+    }
+    pd.DataFrame(valid).to_parquet(tmp_path / "data/valid.parquet")
+    CATALOG.save(tmp_path / "identifiers.json")
+    return tmp_path
+
+
+def start(folder: Path, name: str, settings: dict) -> subprocess.Popen:
+    params = {
+        "prepare_data": {"dataset": "tiny", "source": "table", "path": "none.csv", "max_history": 5},
+        "finetune_target": {"batch_size": 8, "max_epochs": 4, "patience": 4, "learning_rate": 0.01, **settings},
+        "align_draft": TARGET_OF_ALIGNMENT,
+    }
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(params))
+    processes = settings.get("deepspeed", {}).get("num_processes", 1)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += ["-m", "atspeed_core.training.finetune", "--params", f"{name}.yaml", "--processed", "data"]
+    command += ["--identifiers", "identifiers.json", "--checkpoints", f"checkpoints/{name}", "--output", f"out/{name}"]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    return subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
+
+
+def finish(process: subprocess.Popen) -> None:
+    assert process.wait(timeout=240) == 0
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_same_weights(folder):
+    finish(start(folder, "whole", SCRATCH))
+    killed = start(folder, "killed", SCRATCH)
+    progress = folder / "checkpoints/killed/progress.json"
+    while not (progress.exists() and json.loads(progress.read_text())["epoch"] >= 2):
+        assert killed.poll() is None
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not (folder / "out/killed").exists()
+    stopped_at = json.loads(progress.read_text())["epoch"]
+    assert stopped_at < 4
+    finish(start(folder, "killed", SCRATCH))
+    whole, resumed = (load_model(folder / "out" / name).state_dict() for name in ("whole", "killed"))
+    assert all(torch.equal(whole[n], resumed[n]) for n in whole)
+    curves = read_curves(folder / "out/whole/curves.csv")
+    assert curves == read_curves(folder / "out/killed/curves.csv")
+    losses = [value for _, name, value in curves.rows if name == "train_loss"]
+    assert losses[-1] < losses[0]
+    assert len(list((folder / "checkpoints/whole").glob("epoch-*"))) <= 2
+
+
+def test_lora_on_a_base_model_with_two_processes(folder):
+    base = save_base(folder / "base", tied=False)
+    settings = {"base_model": str(base), "instruction": "the user liked :", "lora": {"rank": 2}, "selection": "loss"}
+    finish(start(folder, "lora", settings | {"deepspeed": {"num_processes": 2, "zero_stage": 2}}))
+    tuned, plain = load_model(folder / "out/lora"), load_model(base)
+    assert not [name for name in tuned.state_dict() if "lora" in name]
+    rows = plain.get_input_embeddings().weight.shape[0]
+    torch.testing.assert_close(tuned.get_input_embeddings().weight[:rows], plain.get_input_embeddings().weight)
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert not torch.equal(tuned.state_dict()[name], plain.state_dict()[name])
+    losses = [value for _, name, value in read_curves(folder / "out/lora/curves.csv").rows if name == "valid_loss"]
+    assert losses[-1] < losses[0]
