@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from atspeed_core.decoding.search import SearchResult, search
 from atspeed_core.decoding.verification import Relaxed, Strict, Verification
 from atspeed_core.errors import UserError
 from atspeed_core.identifiers.catalog import Catalog
+from atspeed_core.identifiers.trie import IntArray
 from atspeed_core.models.building import load_model, load_prompt_encoder
 from atspeed_core.models.prompts import PromptEncoder
 
@@ -56,6 +59,7 @@ class Recommender:
     draft_beams: int
     draft_steps: int
     temperature: float
+    exclude_history: bool
 
     @classmethod
     def load(
@@ -70,6 +74,7 @@ class Recommender:
         draft_steps: int = 3,
         temperature: float = 1.0,
         max_history: int = 20,
+        exclude_history: bool = False,
     ) -> Recommender:
         """Load model folders and an identifiers file.
 
@@ -82,7 +87,8 @@ class Recommender:
             draft_beams: N, nodes drafted a level.
             draft_steps: gamma, levels drafted a round.
             temperature: of relaxed verification.
-            max_history: most recent items of a history that are used.
+            max_history: most recent items of a history that the models see.
+            exclude_history: items of a request's history are not recommended to it again.
 
         Raises:
             UserError: a folder or file is missing or does not fit the others.
@@ -97,7 +103,9 @@ class Recommender:
         if draft is not None and load_prompt_encoder(draft, catalog, max_history=max_history).prefix != encoder.prefix:
             raise UserError(f"{draft}: the draft's prompt differs from the target's; train it from this target")
         trie = DeviceTrie.build(catalog.trie, device)
-        return cls(catalog, encoder, target_model, draft_model, trie, draft_beams, draft_steps, temperature)
+        return cls(
+            catalog, encoder, target_model, draft_model, trie, draft_beams, draft_steps, temperature, exclude_history
+        )
 
     @property
     def device(self) -> torch.device:
@@ -171,9 +179,13 @@ class Recommender:
         """The reference lists: `transformers` generate with num_beams=k and a trie callback."""
         self._check(k, "none", None)
         ids, mask = (t.to(self.device) for t in self.encode(histories))
-        levels = self.catalog.num_levels
+        levels, seen = self.catalog.num_levels, self._seen(histories)
+        if k > len(self.catalog.items) - max(map(len, seen)):
+            raise UserError(f"k = {k}: a request's history leaves fewer items than that; lower k")
+        tokens = self.encoder.item_tokens.numpy()
+        excluded = [reference.exhausted(self._prefix_counts, tokens[items]) for items in seen]
         made = reference.generate(
-            self.target.model, ids, mask, self._successors, k=k, num_levels=levels, pad_id=self.encoder.pad_id
+            self.target.model, ids, mask, self._successors, excluded, k=k, num_levels=levels, pad_id=self.encoder.pad_id
         )
         code_of = torch.full((int(self.encoder.code_ids.max()) + 1,), -1)
         code_of[self.encoder.code_ids] = torch.arange(len(self.encoder.code_ids))
@@ -206,6 +218,8 @@ class Recommender:
         self, histories: Sequence[Sequence[str]], trie: DeviceTrie, *, with_draft: bool
     ) -> tuple[ScoredTree, ...]:
         ids, mask = (t.to(trie.token.device) for t in self.encode(histories))
+        if self.exclude_history:
+            trie = trie.excluding([self.catalog.trie.exhausted_by(items) for items in self._seen(histories)])
         models = (self.target, self.draft) if with_draft else (self.target,)
         return tuple(ScoredTree(model, trie, ids, mask) for model in models if model is not None)
 
@@ -221,10 +235,8 @@ class Recommender:
         )
 
     def _recommendation(self, histories: Sequence[Sequence[str]], result: SearchResult, k: int) -> Recommendation:
-        lists = [
-            self._items(leaves, scores, k)
-            for leaves, scores in zip(result.leaves.tolist(), result.scores.tolist(), strict=True)
-        ]
+        rows = zip(result.leaves.tolist(), result.scores.tolist(), self._seen(histories), strict=True)
+        lists = [self._items(leaves, scores, set(seen.tolist()), k) for leaves, scores, seen in rows]
         return Recommendation(
             items=[[item for item, _ in row] for row in lists],
             scores=[[score for _, score in row] for row in lists],
@@ -233,13 +245,26 @@ class Recommender:
             unknown_items=[sum(i not in self.catalog.position for i in history) for history in histories],
         )
 
-    def _items(self, leaves: list[int], scores: list[float], k: int) -> list[tuple[str, float]]:
+    def _seen(self, histories: Sequence[Sequence[str]]) -> list[IntArray]:
+        """Distinct places in the catalog that each request must not be recommended."""
+        if not self.exclude_history:
+            return [np.empty(0, dtype=np.int64)] * len(histories)
+        return [np.unique(self.catalog.positions_of(history)) for history in histories]
+
+    def _items(self, leaves: list[int], scores: list[float], seen: set[int], k: int) -> list[tuple[str, float]]:
+        """Items of the leaves; of items that share an identifier some may be seen."""
+        places = self.catalog.position
         pairs = zip(leaves, scores, strict=True)
-        return [(item, score) for leaf, score in pairs for item in self.catalog.items_of_leaves([leaf])][:k]
+        found = [(item, score) for leaf, score in pairs for item in self.catalog.items_of_leaves([leaf])]
+        return [(item, score) for item, score in found if places[item] not in seen][:k]
 
     @cached_property
     def _successors(self) -> reference.Successors:
         return reference.successors(self.encoder.item_tokens.numpy())
+
+    @cached_property
+    def _prefix_counts(self) -> Counter[reference.Prefix]:
+        return reference.prefix_counts(self.encoder.item_tokens.numpy())
 
     @cached_property
     def _leaf_of(self) -> dict[tuple[int, ...], int]:

@@ -131,6 +131,7 @@ class FinetuneTarget(Section):
     base_model: str | None = None
     instruction: str = ""
     architecture: Architecture | None = None
+    codebook_start: bool = False
     lora: Lora | None = None
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
@@ -139,7 +140,6 @@ class FinetuneTarget(Section):
     max_epochs: Positive = 20
     patience: Positive = 4
     selection: Literal["recall", "loss"] = "recall"
-    order_jitter: Annotated[float, Field(ge=0)] = 0.0
     deepspeed: DeepSpeed = DeepSpeed()
     seed: int = 0
 
@@ -151,6 +151,8 @@ class FinetuneTarget(Section):
             raise ValueError("'lora' needs a 'base_model'")
         if self.instruction and self.base_model is None:
             raise ValueError("'instruction' needs a 'base_model': a model from scratch knows only the code tokens")
+        if self.codebook_start and self.architecture is None:
+            raise ValueError("'codebook_start' is for models from scratch: set it to false, or give an 'architecture'")
         if self.batch_size % self.deepspeed.num_processes:
             raise ValueError("'batch_size' must be a multiple of 'deepspeed.num_processes'")
         return self
@@ -188,6 +190,7 @@ class Evaluate(Section):
     verifications: list[Verification] = ["strict", "relaxed"]
     draft_beams: Positive = 40
     draft_steps: Positive = 3
+    exclude_history: bool = True
     temperature: Annotated[float, Field(gt=0)] = 1.0
     batch_size: Positive = 32
     timing_users: Annotated[int, Field(ge=2)] = 48

@@ -87,6 +87,7 @@ def load_recommender(method: str, identifiers: Path, params: Params) -> Recommen
         draft_steps=params.evaluate.draft_steps,
         temperature=params.evaluate.temperature,
         max_history=params.prepare_data.max_history,
+        exclude_history=params.evaluate.exclude_history,
     )
 
 

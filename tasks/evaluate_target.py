@@ -65,7 +65,9 @@ def evaluate_target(params: Params) -> Json:
     identifiers = IDENTIFIERS / "identifiers.json"
     examples, catalog = load_examples(PROCESSED, "test"), Catalog.load(identifiers)
     check_ks(settings.ks, catalog.trie.num_leaves, len(examples))
-    recommender = Recommender.load(target=TARGET, draft=None, identifiers=identifiers, max_history=max_history)
+    recommender = Recommender.load(
+        target=TARGET, identifiers=identifiers, max_history=max_history, exclude_history=settings.exclude_history
+    )
     baselines, chosen = baseline_lists(PROCESSED, examples, catalog.items, max(settings.ks), max_history)
     reference = reference_lists(recommender, examples, settings)
     per_user = per_user_ranking(examples, reference, baselines)

@@ -39,6 +39,8 @@ def main(params: ParamsPath = Path("params.yaml")) -> None:
 def _fingerprint(params: Params) -> str:
     """Names the checkpoints of exactly this training: other data or settings never resume from them."""
     files = [PROCESSED / "train.parquet", PROCESSED / "valid.parquet", IDENTIFIERS / "identifiers.json"]
+    if params.finetune_target.codebook_start:
+        files.append(IDENTIFIERS / "codebooks.safetensors")
     return digest(files, params.finetune_target.model_dump_json(), str(params.prepare_data.max_history))
 
 

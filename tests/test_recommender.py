@@ -75,6 +75,15 @@ def test_items_that_share_an_identifier_follow_one_another(tmp_path):
     assert items[place : place + 3] == ["0", "24", "25"][: 24 - place]
 
 
+def test_of_items_that_share_an_identifier_only_the_seen_ones_are_left_out(tmp_path):
+    catalog = make_catalog([*CODES, CODES[0], CODES[1]])  # items 0 and 24 share one identifier, 1 and 25 another
+    recommender = make_recommender(catalog, tmp_path, exclude_history=True)
+    out = recommender.recommend([["0", "1", "25"]], k=23, verification="none")
+    assert set(out.items[0]) == {str(i) for i in range(26)} - {"0", "1", "25"}
+    with pytest.raises(UserError, match="leaves fewer items"):
+        recommender.generate([["0", "1", "25"]], k=24)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

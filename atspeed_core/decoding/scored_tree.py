@@ -113,6 +113,7 @@ class ScoredTree:
     def select(self, rows: Tensor) -> None:
         """Keep only the requests `rows` (indices into the batch)."""
         self._prompts, self._mask = self._prompts[rows], self._mask[rows]
+        self.trie = self.trie.select(rows)
         self.nodes, self.log_probs = self.nodes[rows], self.log_probs[rows]
         if self._cache is not None:
             self._cache.batch_select_indices(rows)

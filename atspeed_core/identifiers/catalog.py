@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from atspeed_core.errors import UserError
 from atspeed_core.files import write_json
@@ -131,6 +134,23 @@ def _check_identifiers(path: str | Path, identifiers: dict[str, list[str]]) -> N
         for level, token in enumerate(tokens):
             if level_of.setdefault(token, level) != level:
                 raise UserError(f"{path}: item '{item}': token '{token}' stands at level {level} and {level_of[token]}")
+
+
+def load_code_vectors(path: str | Path, code_tokens: Sequence[str]) -> NDArray[np.float32]:
+    """[codes, dimensions] codebook vector of each code token, from codebooks.safetensors.
+
+    Raises:
+        UserError: the file is not there or holds no codebooks (identifiers given by the user have none).
+    """
+    try:
+        codebooks = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run the build_identifiers stage again") from None
+    if not codebooks:
+        raise UserError(f"{path}: holds no codebooks; set finetune_target.codebook_start to false")
+    levels = [codebooks[f"codebook_{level}"] for level in range(1, len(codebooks) + 1)]
+    vectors = {code_token(level, code): row for level, book in enumerate(levels) for code, row in enumerate(book)}
+    return np.stack([vectors[token] for token in code_tokens])
 
 
 def code_token(level: int, code: int) -> str:

@@ -1,6 +1,7 @@
 """The item trie as flat arrays: nodes numbered breadth-first, the children of a node side by side."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,24 @@ class Trie:
     def prefixes_by_depth(self) -> list[int]:
         """Number of distinct prefixes at depth 1, 2, ..., L."""
         return [int(n) for n in np.diff(self.depth_start)[1:]]
+
+    @cached_property
+    def leaf_of_item(self) -> IntArray:
+        """[items] number of the leaf of each item, by place in the catalog."""
+        leaves = np.empty(len(self.leaf_items), dtype=np.int64)
+        leaves[self.leaf_items] = np.repeat(np.arange(self.num_leaves), np.diff(self.first_item))
+        return leaves
+
+    def exhausted_by(self, items: IntArray) -> IntArray:
+        """Nodes, ascending, all of whose items are among `items` (places in the catalog)."""
+        leaves, counts = np.unique(self.leaf_of_item[np.unique(items)], return_counts=True)
+        nodes = self.first_leaf + leaves[counts == np.diff(self.first_item)[leaves]]
+        exhausted = [nodes]
+        for _ in range(self.num_levels):
+            parents, counts = np.unique(self.parent[nodes], return_counts=True)
+            nodes = parents[counts == self.num_children[parents]]
+            exhausted.append(nodes)
+        return np.sort(np.concatenate(exhausted))
 
     def ancestors_of_items(self, items: IntArray) -> NDArray[np.bool_]:
         """[nodes] True for every prefix of the given items (positions in the catalog) and for the root."""

@@ -1,10 +1,13 @@
 """Building target and draft from scratch, taking a base model, loading and saving model folders."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -46,6 +49,27 @@ def build_model(architecture: Architecture, tokenizer: PreTrainedTokenizerBase, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
+
+
+def start_from_codebooks(
+    model: PreTrainedModel, code_ids: Sequence[int], code_vectors: NDArray[np.float32], *, seed: int
+) -> None:
+    """Set the embeddings of the codes to their codebook vectors, so that similar items start out similar.
+
+    Args:
+        model: a model from scratch.
+        code_ids: token id of each code.
+        code_vectors: [codes, dimensions] float32; a random rotation maps them to the hidden size.
+        seed: of the rotation.
+    """
+    embeddings = model.get_input_embeddings().weight
+    assert isinstance(embeddings, Tensor)
+    generator = torch.Generator().manual_seed(seed)
+    square = torch.randn(2 * [max(code_vectors.shape[1], embeddings.shape[1])], generator=generator)
+    rotation = torch.linalg.qr(square).Q[: code_vectors.shape[1], : embeddings.shape[1]]
+    vectors = torch.from_numpy(code_vectors) @ rotation
+    with torch.no_grad():
+        embeddings[torch.tensor(code_ids)] = vectors * (model.config.initializer_range / vectors.std())
 
 
 def add_dropout(model: PreTrainedModel, probability: float) -> None:

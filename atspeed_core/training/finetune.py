@@ -30,16 +30,16 @@ from atspeed_core.decoding.scored_tree import CodeModel, ScoredTree
 from atspeed_core.decoding.search import search
 from atspeed_core.decoding.verification import Strict
 from atspeed_core.files import read_json, write_json
-from atspeed_core.identifiers.catalog import Catalog
-from atspeed_core.models.building import add_dropout, build_model, load_base, save_model
+from atspeed_core.identifiers.catalog import Catalog, load_code_vectors
+from atspeed_core.models.building import add_dropout, build_model, load_base, save_model, start_from_codebooks
 from atspeed_core.models.lora import merged, with_lora
 from atspeed_core.models.prompts import PromptEncoder
-from atspeed_core.models.tokenizer import build_tokenizer
+from atspeed_core.models.tokenizer import build_tokenizer, code_token_ids
 from atspeed_core.progress import track
 from atspeed_core.settings import FinetuneTarget, load_params
 from atspeed_core.training.curves import CURVES_FILE, Curves
 from atspeed_core.training.recommendation_loss import recommendation_loss
-from atspeed_core.training.windows import IGNORED, epoch_windows, jittered, token_batch
+from atspeed_core.training.windows import IGNORED, epoch_windows, token_batch
 
 logger = logging.getLogger(__name__)
 SELECTION_K = 10  # validation recall is measured at this list length
@@ -89,11 +89,19 @@ class Progress:
         write_json(path, {**vars(self), "curves": self.curves.rows})
 
 
-def build(settings: FinetuneTarget, catalog: Catalog) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+def build(
+    settings: FinetuneTarget, catalog: Catalog, codebooks: Path
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
     """The model to train and its tokenizer, from scratch or from the base model, LoRA added if asked for."""
     if settings.architecture is not None:
         tokenizer: PreTrainedTokenizerBase = build_tokenizer(catalog.code_tokens)
         model: PreTrainedModel = build_model(settings.architecture, tokenizer, seed=settings.seed)
+        if settings.codebook_start:
+            ids, vectors = (
+                code_token_ids(tokenizer, catalog.code_tokens),
+                load_code_vectors(codebooks, catalog.code_tokens),
+            )
+            start_from_codebooks(model, ids, vectors, seed=settings.seed)
         add_dropout(model, settings.architecture.dropout)
         return model, tokenizer
     assert settings.base_model is not None
@@ -177,8 +185,7 @@ def _train_epoch(engine: Any, settings: FinetuneTarget, data: FinetuneData, epoc
 
 
 def _windows(settings: FinetuneTarget, data: FinetuneData, epoch: int) -> list[NDArray[np.int64]]:
-    sequences = jittered(data.sequences, settings.order_jitter, seed=[settings.seed, epoch, 1])
-    return epoch_windows(sequences, window_items=data.encoder.max_history + 1, seed=[settings.seed, epoch])
+    return epoch_windows(data.sequences, window_items=data.encoder.max_history + 1, seed=[settings.seed, epoch])
 
 
 def _steps_an_epoch(settings: FinetuneTarget, data: FinetuneData) -> int:
@@ -266,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     params = load_params(args.params)
     settings = params.finetune_target
     catalog = Catalog.load(args.identifiers)
-    model, tokenizer = build(settings, catalog)
+    model, tokenizer = build(settings, catalog, args.identifiers.with_name("codebooks.safetensors"))
     encoder = PromptEncoder.build(
         tokenizer, catalog, instruction=settings.instruction, max_history=params.prepare_data.max_history
     )

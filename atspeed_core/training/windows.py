@@ -43,17 +43,6 @@ def cut_windows(sequence: NDArray[np.int64], num_items: int, offset: int) -> Ite
         start += step
 
 
-def jittered(sequences: Sequence[NDArray[np.int64]], spread: float, *, seed: Sequence[int]) -> list[NDArray[np.int64]]:
-    """The sequences with every item moved by about `spread` places (standard deviation of Gaussian noise).
-
-    Within a session the order of ratings says little; seeing many orders keeps a model from learning one by heart.
-    """
-    rng = np.random.default_rng(list(seed))
-    if spread == 0:
-        return list(sequences)
-    return [s[np.argsort(np.arange(len(s)) + rng.normal(0, spread, len(s)), kind="stable")] for s in sequences]
-
-
 def epoch_windows(
     sequences: Sequence[NDArray[np.int64]], *, window_items: int, seed: Sequence[int]
 ) -> list[NDArray[np.int64]]:

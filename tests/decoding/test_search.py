@@ -25,6 +25,7 @@ class Case:
     beams: int
     steps: int
     draft_seed: int
+    exclude_history: bool
 
 
 @st.composite
@@ -35,16 +36,18 @@ def cases(draw: st.DrawFn) -> Case:
     count = draw(st.sampled_from([1, 2, 7, 40]))
     codes = list({tuple(rng.randrange(w) for w in widths) for _ in range(count)})
     histories = [[str(rng.randrange(len(codes))) for _ in range(rng.randint(1, 6))] for _ in range(rng.randint(1, 4))]
-    k = draw(st.integers(1, min(len(codes), 12)))
-    return Case(codes, histories, k, draw(st.integers(k, 16)), draw(st.integers(1, 5)), draw(st.integers(1, 3)))
+    exclude_history = draw(st.booleans()) and len(codes) > 6
+    k = draw(st.integers(1, min(len(codes) - 6 * exclude_history, 12)))
+    options = (draw(st.integers(k, 16)), draw(st.integers(1, 5)), draw(st.integers(1, 3)))
+    return Case(codes, histories, k, *options, exclude_history)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cases())
 def test_strict_equals_generate_on_random_tries(case):
     with TemporaryDirectory() as folder:
-        options = {"draft_beams": case.beams, "draft_steps": case.steps, "draft_seed": case.draft_seed}
-        recommender = make_recommender(make_catalog(case.codes), Path(folder), **options)
+        options = {"draft_beams": case.beams, "draft_steps": case.steps, "exclude_history": case.exclude_history}
+        recommender = make_recommender(make_catalog(case.codes), Path(folder), draft_seed=case.draft_seed, **options)
     levels = recommender.catalog.num_levels
     expected = recommender.generate(case.histories, case.k)
     plain = recommender.recommend(case.histories, case.k, "none")
@@ -52,6 +55,8 @@ def test_strict_equals_generate_on_random_tries(case):
     oracle = recommender.prepare_oracle(case.histories, case.k)()
     alone = [recommender.recommend([history], case.k, "strict").items[0] for history in case.histories]
     assert plain.items == strict.items == oracle.items == alone == expected.items
+    if case.exclude_history:
+        assert not any(set(items) & set(history) for items, history in zip(strict.items, case.histories, strict=True))
     for ours, theirs in zip(strict.scores, expected.scores, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-3)
     assert set(plain.target_calls) == {levels}
