@@ -44,7 +44,6 @@ def build_model(architecture: Architecture, tokenizer: PreTrainedTokenizerBase, 
         bos_token_id=tokenizer.bos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=None,
-        attention_dropout=architecture.dropout,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
