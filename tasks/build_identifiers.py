@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import save as to_bytes
 
 from atspeed_core.data.sequences import load_items, load_train
+from atspeed_core.errors import UserError
 from atspeed_core.files import replacing, write_json
 from atspeed_core.identifiers.build import Identifiers, build_identifiers
+from atspeed_core.identifiers.catalog import Catalog
+from atspeed_core.settings import Params
 from tasks.paths import IDENTIFIERS, PROCESSED
 from tasks.stage import ParamsPath, Run, stage
 
@@ -26,8 +29,18 @@ def main(params: ParamsPath = Path("params.yaml")) -> None:
     with stage("build_identifiers", params) as run:
         sequences = list(load_train(PROCESSED).values())
         made = build_identifiers(load_items(PROCESSED), sequences, run.params.build_identifiers)
+        check_list_lengths(made.catalog, run.params)
         save(made, IDENTIFIERS)
         record(made.report, run)
+
+
+def check_list_lengths(catalog: Catalog, params: Params) -> None:
+    """Refuse lists longer than the catalogue here, before any training."""
+    lengths = {"evaluate.ks": max(params.evaluate.ks, default=0), "cache_topk.top_k": params.cache_topk.top_k}
+    for name, length in lengths.items():
+        if length > catalog.trie.num_leaves:
+            most = catalog.trie.num_leaves
+            raise UserError(f"{name}: K = {length} is larger than the catalogue of {most} identifiers; lower it")
 
 
 def save(made: Identifiers, folder: Path) -> None:

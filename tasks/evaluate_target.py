@@ -79,7 +79,11 @@ def evaluate_target(params: Params) -> Json:
         "ks": settings.ks,
         "reference_sha256": lists_digest(reference),
         "device": device_facts(recommender.device, recommender.dtype),
-        "target": {"parameters": recommender.target_parameters, **target},
+        "target": {
+            "parameters": recommender.target_parameters,
+            "exclude_history": settings.exclude_history,
+            **target,
+        },
         "baselines": {name: {"settings": chosen[name], **figures[name]} for name in baselines},
     }
     save(result, per_user, [example.user for example in examples], reference)

@@ -27,7 +27,8 @@ def ranking_table(metrics: Json) -> Table:
         for name, by_k in recommenders.items()
         for k, figures in rows_by_k(by_k)
     ]
-    note = f"All {metrics['num_test_users']} test users; [95% interval]."
+    excluded = "without" if metrics[TARGET]["exclude_history"] else "with"
+    note = f"All {metrics['num_test_users']} test users; [95% interval]. Target: {excluded} the items of the history."
     return Table("Does the target recommend?", note, ["recommender", "K", "Recall", "NDCG"], rows)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from atspeed_core.errors import UserError
 from atspeed_core.identifiers.catalog import Catalog, code_token, read_identifiers

@@ -75,3 +75,15 @@ def test_a_mistake_is_one_line_with_code_2_and_leaves_the_outputs_alone(workspac
     assert done.stderr.count("ERROR") == 1
     assert "Traceback" not in done.stderr
     assert {name: (folder / name).read_bytes() for name in OUTPUTS} == before
+
+
+def test_lists_longer_than_the_catalogue_are_refused_and_earlier_outputs_stay(workspace: Path) -> None:
+    assert run_stage(workspace, codebook_width=4, num_levels=3).returncode == 0
+    before = {name: (workspace / "data/identifiers" / name).read_bytes() for name in OUTPUTS}
+    items = pd.read_parquet(workspace / "data/processed/items.parquet")
+    items.head(15).to_parquet(workspace / "data/processed/items.parquet")
+    done = run_stage(workspace, codebook_width=3, num_levels=3)
+    assert done.returncode == 2
+    assert "evaluate.ks: K = 20 is larger than the catalogue of 15 identifiers" in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2  # one line, and one that says how many items were embedded
+    assert {name: (workspace / "data/identifiers" / name).read_bytes() for name in OUTPUTS} == before

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save
 
 from atspeed_core.errors import UserError
-from atspeed_core.identifiers.catalog import Catalog, code_token
+from atspeed_core.identifiers.catalog import Catalog, code_token, load_code_vectors
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 
@@ -18,6 +19,22 @@ identifiers_of_three_levels = st.dictionaries(
     st.tuples(*[st.integers(0, 20)] * 3).map(lambda row: [code_token(level, code) for level, code in enumerate(row)]),
     min_size=1,
 )
+
+
+def test_code_vectors_are_the_codebooks_rows(tmp_path: Path) -> None:
+    books = {f"codebook_{level}": np.arange(6, dtype=np.float32).reshape(3, 2) + 10 * level for level in (1, 2)}
+    (tmp_path / "codebooks.safetensors").write_bytes(save(books))
+    vectors = load_code_vectors(tmp_path / "codebooks.safetensors", ["<a_2>", "<b_0>"])
+    assert vectors.tolist() == [[14, 15], [20, 21]]
+
+
+@pytest.mark.parametrize("content", [None, b"", save({})])
+def test_missing_codebooks_are_explained(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "codebooks.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"codebooks\.safetensors: (cannot be read|holds no codebooks)"):
+        load_code_vectors(path, ["<a_0>"])
 
 
 @given(identifiers_of_three_levels)

@@ -87,6 +87,16 @@ def test_ancestors_of_items_are_their_prefixes(codes: IntArray, data: st.DataObj
         assert marked[node] == (prefix == () or bool(set(prefixes[prefix]) & set(chosen)))
 
 
+@given(random_codes, st.data())
+def test_exhausted_nodes_have_no_other_items(codes: IntArray, data: st.DataObject) -> None:
+    trie = build_trie(codes)
+    items = data.draw(st.lists(st.integers(0, len(codes) - 1)))
+    exhausted = trie.exhausted_by(np.array(items, dtype=np.int64)).tolist()
+    under = naive_prefixes(codes)
+    expected = [n for n in range(trie.num_nodes) if set(under[prefix_of(trie, n)]) <= set(items)]
+    assert exhausted == expected
+
+
 @pytest.mark.parametrize(
     ("codes", "prefixes_by_depth", "most_children"),
     [

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -22,10 +23,11 @@ from atspeed_core.models.building import (
     load_model,
     load_prompt_encoder,
     save_model,
+    start_from_codebooks,
 )
 from atspeed_core.models.lora import merged, with_lora
 from atspeed_core.models.prompts import PromptEncoder
-from atspeed_core.models.tokenizer import build_tokenizer
+from atspeed_core.models.tokenizer import build_tokenizer, code_token_ids
 from atspeed_core.settings import Architecture, Lora
 from tests.tiny_models import make_catalog
 
@@ -52,6 +54,21 @@ def test_weights_depend_on_the_seed_alone():
     first, again, other = (build_model(SHAPE, tokenizer, seed=s).state_dict() for s in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_code_embeddings_start_as_rotated_codebook_vectors():
+    tokenizer = build_tokenizer(CATALOG.code_tokens)
+    model = build_model(SHAPE, tokenizer, seed=1)
+    ids = code_token_ids(tokenizer, CATALOG.code_tokens)
+    vectors = np.random.default_rng(0).normal(size=(len(ids), 5)).astype(np.float32)
+    before = model.get_input_embeddings().weight[:2].clone()
+    start_from_codebooks(model, ids, vectors, seed=3)
+    rows = model.get_input_embeddings().weight[ids].detach()
+    cosine = torch.nn.functional.cosine_similarity
+    expected = cosine(torch.from_numpy(vectors)[:, None], torch.from_numpy(vectors)[None], dim=-1)
+    torch.testing.assert_close(cosine(rows[:, None], rows[None], dim=-1), expected, atol=1e-4, rtol=0)
+    assert float(rows.std()) == pytest.approx(model.config.initializer_range, rel=0.01)
+    assert torch.equal(model.get_input_embeddings().weight[:2], before)
 
 
 def test_dropout_acts_in_training_alone_and_is_not_saved(tmp_path):

@@ -80,7 +80,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write("data/identifiers/report.json", {"collisions": {"items_before": 7}, "codebook_use": [{"used": 31}]})
     knn = {"settings": {"neighbours": 20, "last_items": None}, **ranking(0.2)}
     baselines = {"popularity": {"settings": {"exclude_seen": True}, **ranking(0.1)}, "item_knn": knn}
-    target = {"target": {"parameters": 12345, **ranking(0.3)}, "baselines": baselines}
+    target = {"target": {"parameters": 12345, "exclude_history": True, **ranking(0.3)}, "baselines": baselines}
     write("results/target.json", {**SHARED, **target, "method": "target"})
     for method, steps in (("sft", 0.5), ("atspeed_s", 2.0)):
         write(f"results/{method}.json", method_result(method, steps))
