@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from atspeed_core.data.sequences import Example, load_examples
+from atspeed_core.data.sequences import Example, load_full_examples
 from atspeed_core.evaluation.device import device_facts
 from atspeed_core.evaluation.lists import (
     check_ks,
@@ -54,7 +54,7 @@ def evaluate(method: str, params: Params) -> Json:
             than the catalogue.
     """
     settings, identifiers = params.evaluate, IDENTIFIERS / "identifiers.json"
-    examples = load_examples(PROCESSED, "test")
+    examples = load_full_examples(PROCESSED, "test")
     check_ks(settings.ks, Catalog.load(identifiers).trie.num_leaves, len(examples))
     users = [example.user for example in examples]
     reference = read_reference(REFERENCE / "lists.parquet", users, settings.ks)

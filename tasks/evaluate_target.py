@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import typer
 
-from atspeed_core.data.sequences import Example, load_examples, load_train
+from atspeed_core.data.sequences import Example, load_full_examples, load_train
 from atspeed_core.evaluation.baselines import (
     TrainingData,
     recommend_popular,
@@ -63,7 +63,7 @@ def evaluate_target(params: Params) -> Json:
     """
     settings, max_history = params.evaluate, params.prepare_data.max_history
     identifiers = IDENTIFIERS / "identifiers.json"
-    examples, catalog = load_examples(PROCESSED, "test"), Catalog.load(identifiers)
+    examples, catalog = load_full_examples(PROCESSED, "test"), Catalog.load(identifiers)
     check_ks(settings.ks, catalog.trie.num_leaves, len(examples))
     recommender = Recommender.load(
         target=TARGET, identifiers=identifiers, max_history=max_history, exclude_history=settings.exclude_history
@@ -95,28 +95,21 @@ def baseline_lists(
 ) -> tuple[dict[str, list[list[str]]], dict[str, Json]]:
     """Lists of the recommenders without an LLM for the test users, and the settings chosen on validation users.
 
-    They are given all that is known of a user from training and validation wherever that serves them better than
-    the capped history, which is all the target sees. Their counts, like the target's weights, come from training
-    alone.
+    They may use all that is known of a user, wherever that serves them better than the most recent `max_history`
+    items, which are all that the target sees. Their counts, like the target's weights, come from training alone.
     """
-    train, valid = load_train(processed), load_examples(processed, "valid")
-    data = TrainingData.from_sequences(items, train.values())
-    before_valid = [longest(train.get(example.user, []), example.history) for example in valid]
-    held_out = {example.user: example.targets for example in valid}
-    before_test = [longest([*train.get(e.user, []), *held_out.get(e.user, [])], e.history) for e in examples]
-    popular = tune_popularity(data, before_valid, list(held_out.values()))
-    similar = tune_item_knn(data, before_valid, list(held_out.values()), max_history=max_history)
+    valid = load_full_examples(processed, "valid")
+    data = TrainingData.from_sequences(items, load_train(processed).values())
+    before_valid, held_out = [e.history for e in valid], [e.targets for e in valid]
+    before_test = [e.history for e in examples]
+    popular = tune_popularity(data, before_valid, held_out)
+    similar = tune_item_knn(data, before_valid, held_out, max_history=max_history)
     log.info("chosen on %d validation users: %s, %s", len(valid), popular, similar)
     lists = {
         "popularity": recommend_popular(data, popular, before_test, k),
         "item_knn": recommend_similar(data, similar, before_test, k),
     }
     return lists, {"popularity": asdict(popular), "item_knn": asdict(similar)}
-
-
-def longest(all_known: list[str], history: list[str]) -> list[str]:
-    """All that is known of a user; `history` where the parts tell less (they may in a published split)."""
-    return max(all_known, history, key=len)
 
 
 def reference_lists(

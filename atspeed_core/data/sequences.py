@@ -1,6 +1,6 @@
 """Reading what prepare_data wrote: training sequences, evaluation examples and items."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -34,6 +34,20 @@ def load_examples(folder: str | Path, part: str) -> list[Example]:
     frame = _read(Path(folder) / f"{part}.parquet")
     columns = (frame["user_id"], frame["history"], frame["targets"])
     return [Example(user, list(history), list(targets)) for user, history, targets in zip(*columns, strict=True)]
+
+
+def load_full_examples(folder: str | Path, part: str) -> list[Example]:
+    """The examples of `part` with all that is known of a user before the held-out items, not the capped history.
+
+    That is the training items and, for the test part, the validation targets; the history in the file stands where
+    they tell less (they may in a published split).
+    """
+    known = load_train(folder)
+    if part == "test":
+        for example in load_examples(folder, "valid"):
+            known[example.user] = [*known.get(example.user, []), *example.targets]
+    examples = load_examples(folder, part)
+    return [replace(e, history=max(known.get(e.user, []), e.history, key=len)) for e in examples]
 
 
 def load_items(folder: str | Path) -> pd.DataFrame:

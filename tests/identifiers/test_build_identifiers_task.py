@@ -36,9 +36,12 @@ def workspace(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_stage(workspace: Path, **settings: Any) -> subprocess.CompletedProcess[str]:
+def run_stage(
+    workspace: Path, evaluate: dict[str, Any] | None = None, **settings: Any
+) -> subprocess.CompletedProcess[str]:
     params = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
     params["build_identifiers"] = settings
+    params["evaluate"].update(evaluate or {})
     (workspace / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "MLFLOW_TRACKING_URI": f"sqlite:///{workspace}/mlflow.db"}
     command = [sys.executable, "-m", "tasks.build_identifiers"]
@@ -80,10 +83,8 @@ def test_a_mistake_is_one_line_with_code_2_and_leaves_the_outputs_alone(workspac
 def test_lists_longer_than_the_catalogue_are_refused_and_earlier_outputs_stay(workspace: Path) -> None:
     assert run_stage(workspace, codebook_width=4, num_levels=3).returncode == 0
     before = {name: (workspace / "data/identifiers" / name).read_bytes() for name in OUTPUTS}
-    items = pd.read_parquet(workspace / "data/processed/items.parquet")
-    items.head(15).to_parquet(workspace / "data/processed/items.parquet")
-    done = run_stage(workspace, codebook_width=3, num_levels=3)
+    done = run_stage(workspace, evaluate={"ks": [10, 41], "draft_beams": 41}, codebook_width=3, num_levels=4)
     assert done.returncode == 2
-    assert "evaluate.ks: K = 20 is larger than the catalogue of 15 identifiers" in done.stderr
+    assert "evaluate.ks: K = 41 is larger than the catalogue of 40 identifiers" in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2  # one line, and one that says how many items were embedded
     assert {name: (workspace / "data/identifiers" / name).read_bytes() for name in OUTPUTS} == before
