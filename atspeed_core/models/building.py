@@ -92,7 +92,7 @@ def load_base(base: str, code_tokens: list[str]) -> tuple[PreTrainedModel, PreTr
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(base)
-        model = AutoModelForCausalLM.from_pretrained(base)
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise UserError(f"base model '{base}' cannot be loaded: {' '.join(str(error).split()):.200}") from None
     check_supported(model, base)

@@ -124,7 +124,7 @@ def _losses(
 def aligned_batch(draft: CodeModel, data: AlignmentData, cached: CachedBatch, *, own_beams: bool) -> Aligned:
     """Distributions of draft (with gradient) and target along the target's or the draft's own top-K sequences."""
     histories = [data.sequences[c.user][: c.position][-data.encoder.max_history :] for c in cached.contexts]
-    prompts, mask = data.encoder.encode_positions(histories)
+    prompts, mask = (t.to(data.trie.token.device) for t in data.encoder.encode_positions(histories))
     nodes, weights, log_p = cached.nodes, cached.weights, cached.log_p
     if own_beams:
         leaves = _own_beams(draft, data.trie, prompts, mask, cached.leaves.shape[1])
@@ -217,7 +217,7 @@ def _save(path: Path, draft: CodeModel, optimizer: torch.optim.Optimizer, curves
 def _resume(path: Path | None, draft: CodeModel, optimizer: torch.optim.Optimizer, curves: Curves) -> int:
     if path is None or not path.exists():
         return 0
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location=draft.code_ids.device)
     draft.model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     curves.rows.extend(tuple(row) for row in state["curves"])

@@ -209,13 +209,14 @@ class TopkCache:
         return self.index.num_contexts
 
     def batch(self, rows: NDArray[np.int64], trie: DeviceTrie) -> CachedBatch:
-        """Load the contexts numbered `rows`."""
+        """Load the contexts numbered `rows` to the device of `trie`."""
+        device = trie.token.device
         parts = [self._row(int(row)) for row in rows]
-        leaves = torch.stack([leaves for _, leaves, _ in parts]).long()
+        leaves = torch.stack([leaves for _, leaves, _ in parts]).long().to(device)
         tree = prefix_tree(leaves, trie)
         valid = trie.children(tree.nodes) >= 0
-        log_p = torch.full(valid.shape, -torch.inf)
-        log_p[valid] = torch.cat([values for _, _, values in parts]).float()
+        log_p = torch.full(valid.shape, -torch.inf, device=device)
+        log_p[valid] = torch.cat([values for _, _, values in parts]).float().to(device)
         return CachedBatch([context for context, _, _ in parts], leaves, tree.nodes, tree.weights, log_p)
 
     def _row(self, row: int) -> tuple[Context, Tensor, Tensor]:
