@@ -25,6 +25,9 @@ from atspeed_core.identifiers.trie import IntArray
 from atspeed_core.models.building import load_model, load_prompt_encoder
 from atspeed_core.models.prompts import PromptEncoder
 
+# One forward pass over a tree and a pass a level sum in different order; in float32 that moves scores by some 1e-6.
+NEAR_TIE = 1e-5
+
 VerificationName = Literal["none", "strict", "relaxed"]
 
 
@@ -159,7 +162,10 @@ class Recommender:
         trees = self._trees(histories, trie, with_draft=verification != "none")
         rule: Verification = Relaxed(generator, self.temperature) if verification == "relaxed" else Strict()
         drafter = self._drafter(trees[1:], generator if verification == "relaxed" else None)
-        return self._recommendation(histories, search(trees[0], drafter, rule, k), k)
+        result = search(trees[0], drafter, rule, k)
+        if verification == "strict" and self.dtype == torch.float32:
+            self._settle_near_ties(result, histories, trie, k)
+        return self._recommendation(histories, result, k)
 
     def prepare_oracle(self, histories: Sequence[Sequence[str]], k: int) -> Callable[[], Recommendation]:
         """A strict search whose drafter knows the answer and costs nothing; only calling it does the search.
@@ -191,8 +197,20 @@ class Recommender:
         code_of[self.encoder.code_ids] = torch.arange(len(self.encoder.code_ids))
         leaves = torch.tensor([[self._leaf_of[tuple(i)] for i in row] for row in code_of[made.tokens.cpu()].tolist()])
         counts = torch.zeros(len(histories), dtype=torch.long)
-        result = SearchResult(leaves, made.scores, counts, counts + levels, leaves[:, None, :0])
+        result = SearchResult(leaves, made.scores, counts, counts + levels, leaves[:, None, :0], made.scores[:, 0])
         return self._recommendation(histories, result, k)
+
+    def _settle_near_ties(
+        self, result: SearchResult, histories: Sequence[Sequence[str]], trie: DeviceTrie, k: int
+    ) -> None:
+        """Take decisions closer than float32 can tell from the step-by-step search; its calls are counted too."""
+        rows = (result.margin < NEAR_TIE).nonzero().squeeze(1)
+        if not len(rows):
+            return
+        (tree,) = self._trees([histories[row] for row in rows.tolist()], trie, with_draft=False)
+        settled = search(tree, NoDrafter(), Strict(), k)
+        result.leaves[rows], result.scores[rows] = settled.leaves, settled.scores
+        result.target_calls[rows] += settled.target_calls
 
     def _check(self, k: int, verification: str, allowed_items: Sequence[str] | None) -> None:
         if verification not in ("none", "strict", "relaxed"):

@@ -67,6 +67,16 @@ def test_relaxed_depends_on_the_seed_alone(recommender):
     assert all(len(set(row)) == 5 for items in others for row in items)
 
 
+def test_near_ties_are_settled_by_the_step_by_step_search(recommender, monkeypatch):
+    strict = recommender.recommend(HISTORIES, k=5)
+    assert [s + c for s, c in zip(strict.accepted_steps, strict.target_calls, strict=True)] == [3, 3, 3]
+    monkeypatch.setattr("atspeed_core.recommender.NEAR_TIE", torch.inf)
+    settled = recommender.recommend(HISTORIES, k=5)
+    plain = recommender.recommend(HISTORIES, k=5, verification="none")
+    assert (settled.items, settled.scores) == (plain.items, plain.scores)
+    assert settled.target_calls == [calls + 3 for calls in strict.target_calls]
+
+
 def test_items_that_share_an_identifier_follow_one_another(tmp_path):
     recommender = make_recommender(make_catalog([*CODES, CODES[0], CODES[0]]), tmp_path)
     (items,) = recommender.recommend([["5", "6"]], k=24, verification="none").items

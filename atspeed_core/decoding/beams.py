@@ -16,11 +16,13 @@ class Beams:
         nodes: [B, K] int64 trie nodes, best first; NO_NODE where a request has fewer than K.
         scores: [B, K] float32 cumulative log-probabilities; -inf for NO_NODE.
         depth: [B] int64 depth of a request's nodes.
+        margin: [B] float32 smallest gap, over the levels so far, between the worst beam and the best that was left out.
     """
 
     nodes: Tensor
     scores: Tensor
     depth: Tensor
+    margin: Tensor
 
     @classmethod
     def at_root(cls, batch: int, k: int, device: torch.device) -> "Beams":
@@ -28,11 +30,12 @@ class Beams:
         nodes = torch.full((batch, k), NO_NODE, device=device)
         scores = torch.full((batch, k), -torch.inf, device=device)
         nodes[:, 0], scores[:, 0] = 0, 0.0
-        return cls(nodes, scores, torch.zeros(batch, dtype=torch.long, device=device))
+        undecided = torch.full((batch,), torch.inf, device=device)
+        return cls(nodes, scores, torch.zeros(batch, dtype=torch.long, device=device), undecided)
 
     def select(self, rows: Tensor) -> "Beams":
         """Only the requests `rows`."""
-        return Beams(self.nodes[rows], self.scores[rows], self.depth[rows])
+        return Beams(self.nodes[rows], self.scores[rows], self.depth[rows], self.margin[rows])
 
     def replaced(self, rows: Tensor, other: "Beams") -> "Beams":
         """`other` where `rows` [B] bool is True, else these."""
@@ -41,6 +44,7 @@ class Beams:
             torch.where(wide, other.nodes, self.nodes),
             torch.where(wide, other.scores, self.scores),
             torch.where(rows, other.depth, self.depth),
+            torch.where(rows, other.margin, self.margin),
         )
 
 
@@ -48,4 +52,4 @@ def extended(beams: Beams, candidates: Tensor, scores: Tensor, chosen: Tensor) -
     """One level on: the `chosen` [B, K] of `candidates` [B, n] with their `scores` [B, n]; -inf becomes NO_NODE."""
     kept = scores.gather(1, chosen)
     nodes = candidates.gather(1, chosen).masked_fill(kept == -torch.inf, NO_NODE)
-    return Beams(nodes, kept, beams.depth + 1)
+    return Beams(nodes, kept, beams.depth + 1, beams.margin)

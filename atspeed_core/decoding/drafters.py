@@ -1,6 +1,6 @@
 """Drafters: which trie nodes the target should score along with the beams it has."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -108,7 +108,7 @@ class AutoregressiveDrafter:
     def scores(self, beams: Beams) -> Tensor:
         """See `Drafter`: sums of the draft's own log-probabilities from the root."""
         own = self._tree.path_scores(beams.nodes).masked_fill(beams.nodes < 0, -torch.inf)
-        scores = extensions(Beams(beams.nodes, own, beams.depth), self._tree)[1]
+        scores = extensions(replace(beams, scores=own), self._tree)[1]
         known = self._tree.find(beams.nodes)[1].all(1, keepdim=True)
         return scores.masked_fill(~known, -torch.inf)
 

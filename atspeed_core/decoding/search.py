@@ -25,6 +25,7 @@ class SearchResult:
         accepted_steps: [B] int64 drafted steps accepted (AS), 0 .. L - 1.
         target_calls: [B] int64 forward passes of the target that a request took part in.
         beams: [B, L - 1, K] int64 verified beams of the depths 1 .. L - 1.
+        margin: [B] float32 smallest gap of scores that decided the list: which beams stayed, and their final order.
     """
 
     leaves: Tensor
@@ -32,6 +33,7 @@ class SearchResult:
     accepted_steps: Tensor
     target_calls: Tensor
     beams: Tensor
+    margin: Tensor
 
 
 @torch.inference_mode()
@@ -54,6 +56,7 @@ def search(target: ScoredTree, drafter: Drafter, verification: Verification, k: 
         beams = _verify(beams, target, drafter, verification, result, rows)
         done = beams.depth == levels
         result.leaves[rows[done]], result.scores[rows[done]] = beams.nodes[done], beams.scores[done]
+        result.margin[rows[done]] = torch.minimum(beams.margin, _closest(beams.scores))[done]
         if done.all():
             return result
         if done.any():
@@ -80,7 +83,14 @@ def _verify(
     return beams
 
 
+def _closest(scores: Tensor) -> Tensor:
+    """[B] smallest gap between neighbours in the lists of `scores` [B, K]."""
+    gaps = (scores[:, :-1] - scores[:, 1:]).nan_to_num(nan=torch.inf)
+    return torch.cat([gaps, torch.full_like(scores[:, :1], torch.inf)], dim=1).amin(1)
+
+
 def _empty_result(batch: int, levels: int, k: int, device: torch.device) -> SearchResult:
     accepted, calls = torch.zeros(2, batch, dtype=torch.long, device=device)
     nodes = torch.full((batch, levels, k), -1, device=device)
-    return SearchResult(nodes[:, -1], torch.full((batch, k), -torch.inf, device=device), accepted, calls, nodes[:, :-1])
+    scores = torch.full((batch, k), -torch.inf, device=device)
+    return SearchResult(nodes[:, -1], scores, accepted, calls, nodes[:, :-1], scores[:, 0].clone())

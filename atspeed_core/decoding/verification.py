@@ -1,6 +1,6 @@
 """Which extensions of the verified beams go on: the rules of strict and of relaxed verification."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -51,8 +51,11 @@ class Strict:
         """See `Verification`; of equal scores the better beam's, then the lower code's extension wins."""
         k = beams.nodes.shape[1]
         candidates, scores = extensions(beams, target)
-        scores = padded(scores, k, -torch.inf)
-        return extended(beams, padded(candidates, k, -1).long(), scores, stable_topk(scores, k)[1])
+        scores = padded(scores, k + 1, -torch.inf)
+        best, chosen = stable_topk(scores, k + 1)
+        gap = (best[:, k - 1] - best[:, k]).nan_to_num(nan=torch.inf)  # fewer than k: nothing was left out
+        made = extended(beams, padded(candidates, k + 1, -1).long(), scores, chosen[:, :k])
+        return replace(made, margin=torch.minimum(beams.margin, gap))
 
 
 @dataclass(frozen=True)

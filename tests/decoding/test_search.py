@@ -62,7 +62,9 @@ def test_strict_equals_generate_on_random_tries(case):
     assert set(plain.target_calls) == {levels}
     assert set(oracle.target_calls) == {1}
     if case.steps >= levels - 1:
-        assert all(s + c == levels for s, c in zip(strict.accepted_steps, strict.target_calls, strict=True))
+        # A decision closer than float32 can tell is settled by a search of `levels` more calls.
+        sums = [s + c for s, c in zip(strict.accepted_steps, strict.target_calls, strict=True)]
+        assert set(sums) <= {levels, 2 * levels}
     if case.steps >= levels - 1 and case.draft_seed == 1 and case.beams == case.k:  # the draft does the same search
         assert strict.accepted_steps == [levels - 1] * len(case.histories)
 
