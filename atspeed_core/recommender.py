@@ -200,6 +200,7 @@ class Recommender:
         result = SearchResult(leaves, made.scores, counts, counts + levels, leaves[:, None, :0], made.scores[:, 0])
         return self._recommendation(histories, result, k)
 
+    @torch.inference_mode()
     def _settle_near_ties(
         self, result: SearchResult, histories: Sequence[Sequence[str]], trie: DeviceTrie, k: int
     ) -> None:
