@@ -31,7 +31,13 @@ TINY: dict[str, dict[str, Any]] = {
         "architecture": {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32},
         "num_updates": 20,
     },
-    "evaluate": {"ks": [1, 3, 5], "draft_beams": 8, "timing_users": 4, "bootstrap_samples": 50},
+    "evaluate": {
+        "ks": [1, 3, 5],
+        "draft_beams": 8,
+        "timing_users": 4,
+        "bootstrap_samples": 50,
+        "exclude_history": False,
+    },
 }
 
 

@@ -36,7 +36,7 @@ def refusal(raw: Any, folder: Path) -> str:
 def test_the_default_file_is_accepted_and_read() -> None:
     params = load_params(DEFAULT)
     assert params.prepare_data.dataset == "ml-latest-small-2016"
-    assert params.align_draft.lambda_ == 0.25
+    assert params.align_draft.lambda_ == yaml.safe_load(DEFAULT.read_text())["align_draft"]["lambda"]
     assert params.evaluate.ks == [1, 3, 5, 10, 20]
 
 

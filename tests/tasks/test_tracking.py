@@ -115,7 +115,7 @@ def test_a_record_becomes_a_run_below_its_pipeline_run(experiment: str, tmp_path
     assert parent.data.tags["atspeed.pipeline_run"] == f"night-{experiment}"
     assert (child.info.run_name, child.info.status, parent.info.status) == ("align_draft@sft", "FINISHED", "FINISHED")
     assert child.data.metrics == {"accepted_steps": 2.5}
-    assert child.data.params["align_draft.alpha"] == "0.5"
+    assert child.data.params["align_draft.alpha"] == str(params().align_draft.alpha)
     assert child.data.params["num_users"] == "7"
     assert child.data.tags["digest.data"] == digest(tmp_path / "data")
     assert {child.data.tags["method"], child.data.tags["dataset"]} == {"sft", "toy"}
@@ -254,7 +254,7 @@ def test_a_stage_that_is_not_wired_is_new_each_time(experiment: str) -> None:
 
 def test_params_are_those_that_the_stage_reads() -> None:
     flat = flat_params(params(), ["align_draft", "prepare_data.max_history"])
-    assert flat["align_draft.lambda"] == "0.25"
+    assert flat["align_draft.lambda"] == str(params().align_draft.lambda_)
     assert flat["prepare_data.max_history"] == "20"
     assert not any(name.startswith(("evaluate", "prepare_data.k_core")) for name in flat)
 
