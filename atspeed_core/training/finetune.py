@@ -42,6 +42,7 @@ from atspeed_core.training.recommendation_loss import recommendation_loss
 from atspeed_core.training.windows import IGNORED, epoch_windows, token_batch
 
 logger = logging.getLogger(__name__)
+COMPILED_OP = "deepspeed_shm_comm"  # all-reduce on a CPU that wants a C++ compiler at run time; gloo serves without
 SELECTION_K = 10  # validation recall is measured at this list length
 
 
@@ -268,6 +269,7 @@ def _load(engine: Any, checkpoints: Path, epoch: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train as one process of a torchrun launch and, as the first of them, write the model folder."""
     args = _parser().parse_args(arguments)
+    deepspeed.ops.__compatible_ops__[COMPILED_OP] = False
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
     logging.basicConfig(level=logging.INFO if dist.get_rank() == 0 else logging.WARNING, format=args.log_format)
     params = load_params(args.params)
