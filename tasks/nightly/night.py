@@ -1,0 +1,88 @@
+"""The facts of one night, fixed when it is opened: night.json in its checkout.
+
+Every later command of the night runs in the checkout and reads them there, so a task that is tried again, tomorrow
+or on another machine, works on the same commit, day, champion and thresholds.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from atspeed_core.errors import UserError
+from atspeed_core.files import write_json
+
+NIGHT = Path("night.json")
+
+
+class Champion(BaseModel):
+    """The model in service when the night was opened.
+
+    Attributes:
+        version: of the registered recommender.
+        commit: git commit that holds it (its dvc.lock, params.yaml).
+        date: the day whose interactions it has seen last, YYYY-MM-DD.
+        method: of its draft.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: str
+    commit: str
+    date: str
+    method: str
+
+
+class Night(BaseModel):
+    """One night.
+
+    Attributes:
+        run_id: of the DAG run; also ATSPEED_RUN_ID of the stages.
+        date: the day whose interactions come in, YYYY-MM-DD (UTC).
+        dataset: name of the preset, presets/DATASET.yaml.
+        methods: draft alignment methods trained and evaluated.
+        commit: of the code, pinned.
+        tag: that the night gets when it is green.
+        base_tag: tag of the night whose interactions this one appends to; None: from nothing.
+        champion: None where no model is in service yet.
+        warm_start: whether training starts from the champion.
+        force: stage that runs even if it is up to date ("all" for every one); None: none.
+        dry_run: say what would be done; run no stage, commit and register nothing.
+        mlflow_run_id: the parent run.
+        gate: thresholds given for this night, beside those of the preset.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    date: str
+    dataset: str
+    methods: list[str]
+    commit: str
+    tag: str
+    base_tag: str | None = None
+    champion: Champion | None = None
+    warm_start: bool = False
+    force: str | None = None
+    dry_run: bool = False
+    mlflow_run_id: str | None = None
+    gate: dict[str, Any] = {}
+
+    def save(self, checkout: Path = Path()) -> None:
+        """Write night.json into `checkout`."""
+        write_json(checkout / NIGHT, self.model_dump())
+
+
+def load_night(checkout: Path = Path()) -> Night:
+    """Read night.json of `checkout`.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = checkout / NIGHT
+    try:
+        return Night.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; open a night first: python -m tasks.nightly.open_run --help") from None
+    except ValidationError as error:
+        raise UserError(f"{path}: damaged ({error.error_count()} faults); open the night anew") from None

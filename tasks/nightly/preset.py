@@ -1,0 +1,133 @@
+"""presets/NAME.yaml: a data set's changes to params.yaml, and how its nights are run."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from atspeed_core.errors import UserError
+from atspeed_core.settings import Method, Positive, Section, Share
+
+PRESETS = Path("presets")
+HOME = "ATSPEED_HOME"  # folder that all workers share: checkouts, DVC cache and remote, feeds, recommendations
+
+
+class Checks(Section):
+    """What the day's interactions must look like before any training time is spent; see atspeed_core/data/drift.py.
+
+    Attributes:
+        window_days: how many earlier days the day is compared with.
+        volume_low: fewest interactions, as a share of the median of the earlier days.
+        volume_high: most interactions, as a multiple of that median.
+        max_new_items: largest share of interactions with items never seen before.
+        max_new_users: largest share of interactions by users never seen before.
+        max_popularity_shift: largest population stability index of item popularity against the earlier days.
+        max_rating_shift: largest Kolmogorov-Smirnov distance of the ratings to those of the earlier days.
+        min_rows: with fewer interactions than these, shares and shifts are told but not judged.
+    """
+
+    window_days: Positive = 28
+    volume_low: Annotated[float, Field(ge=0)] = 0.1
+    volume_high: Annotated[float, Field(gt=1)] = 10.0
+    max_new_items: Share = 0.5
+    max_new_users: Share = 0.9
+    max_popularity_shift: Annotated[float, Field(gt=0)] = 1.0
+    max_rating_shift: Share = 0.3
+    min_rows: Positive = 200
+
+
+class Gate(Section):
+    """What a challenger must show to become champion; see atspeed_core/evaluation/gate.py.
+
+    Attributes:
+        k: list length that is judged.
+        tolerance: how far recall and NDCG may lie below the champion's, absolute.
+        risk: refused when the paired bootstrap finds a larger loss than `tolerance` more probable than this.
+        min_accepted_steps: floor of AS, strict.
+        min_walltime_speedup: floor of WS, strict.
+        max_latency_ratio: p95 latency over the champion's, judged on the same device only.
+        approval: whether a person has to agree as well.
+    """
+
+    k: Positive = 10
+    tolerance: Annotated[float, Field(ge=0)] = 0.01
+    risk: Share = 0.25
+    min_accepted_steps: Annotated[float, Field(ge=0)] = 1.0
+    min_walltime_speedup: Annotated[float, Field(ge=0)] = 0.0
+    max_latency_ratio: Annotated[float, Field(gt=0)] = 1.5
+    approval: bool = False
+
+
+class Batch(Section):
+    """Recommendations for every user, after a promotion."""
+
+    k: Positive = 20
+    users_per_shard: Positive = 10_000
+    batch_size: Positive = 32
+
+
+class Nightly(Section):
+    """How the nights of a data set are run.
+
+    Attributes:
+        feed: folder of the days' interactions (YYYY-MM-DD.parquet or .csv); relative to ATSPEED_HOME, and
+            feeds/NAME there when not given.
+        full_retrain_days: every so many days nothing is taken over from the champion; 0: never.
+    """
+
+    feed: str | None = None
+    checks: Checks = Checks()
+    full_retrain_days: Annotated[int, Field(ge=0)] = 7
+    gate: Gate = Gate()
+    batch: Batch = Batch()
+
+
+class Preset(Section):
+    """The content of presets/NAME.yaml.
+
+    Attributes:
+        description: one line, shown where a data set is chosen.
+        methods: draft alignment methods of a night.
+        params: sections of params.yaml and what changes in them.
+        nightly: how the nights are run.
+    """
+
+    description: str
+    methods: list[Method] = ["sft", "atspeed_s", "atspeed_r"]
+    params: dict[str, Any] = {}
+    nightly: Nightly = Nightly()
+
+
+def load_preset(name: str, folder: Path = PRESETS) -> Preset:
+    """Read and check presets/NAME.yaml.
+
+    Raises:
+        UserError: there is no such preset, it is no YAML mapping, or a value is wrong.
+    """
+    path = folder / f"{name}.yaml"
+    try:
+        return Preset.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
+        raise UserError(f"{path}: no such preset; known: {known}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        faults = [f"'{'.'.join(map(str, fault['loc']))}': {fault['msg']}" for fault in error.errors()]
+        raise UserError(f"{path}: {'; '.join(faults)}") from None
+
+
+def merged(params: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`params` with `changes` laid over: mappings are merged, any other value replaces."""
+    result = dict(params)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def home() -> Path:
+    """The folder that all workers share: ATSPEED_HOME, else .atspeed/ in the current folder."""
+    return Path(os.environ.get(HOME) or ".atspeed").absolute()
