@@ -1,0 +1,73 @@
+"""Who is told when a task failed for good, a deadline passed or a model was refused.
+
+ATSPEED_ALERT_URL takes a JSON POST {"text": ..., "event": ..., ...} (Slack, Mattermost and Teams workflows read
+"text"). Without it the alert is an error in the log.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import urllib.request
+from typing import Any
+
+from airflow.sdk import BaseNotifier, Context
+
+SECONDS = 10
+MAX_REASON = 2_000  # characters
+
+log = logging.getLogger(__name__)
+
+
+class FailureAlert(BaseNotifier):
+    """Tell of a task that failed after its last retry."""
+
+    def notify(self, context: Context) -> None:
+        """Send the alert; that it could not be sent is logged and never hides the failure itself."""
+        instance = context["ti"]
+        reason = str(context.get("exception") or "no reason given")[:MAX_REASON]
+        place = f"{instance.dag_id}.{instance.task_id}"
+        send(
+            "task_failed",
+            f"{place} failed: {reason}",
+            dag_id=instance.dag_id,
+            task_id=instance.task_id,
+            map_index=instance.map_index,
+            run_id=instance.run_id,
+            try_number=instance.try_number,
+            reason=reason,
+            log_url=instance.log_url,
+        )
+
+
+class RefusalAlert(BaseNotifier):
+    """Tell of a challenger that the gate refused."""
+
+    def notify(self, context: Context) -> None:
+        """Send the alert."""
+        instance = context["ti"]
+        message = f"the gate of {instance.dag_id} refused a challenger; its reasons are in the task's log and in MLflow"
+        send("challenger_refused", message, dag_id=instance.dag_id, run_id=instance.run_id)
+
+
+async def deadline_missed(hours: float, **kwargs: Any) -> None:
+    """Tell of a run that was not done in time (called by Airflow's triggerer)."""
+    run = (kwargs.get("context") or {}).get("dag_run") or {}
+    dag_id, run_id = run.get("dag_id", "?"), run.get("dag_run_id") or run.get("run_id", "?")
+    message = f"{dag_id} run {run_id} is not done after {hours:g} hours"
+    await asyncio.to_thread(send, "deadline_missed", message, dag_id=dag_id, run_id=run_id)
+
+
+def send(event: str, message: str, **facts: Any) -> None:
+    """POST an alert to ATSPEED_ALERT_URL; log it as an error where there is none or it does not answer."""
+    url = os.environ.get("ATSPEED_ALERT_URL", "")
+    log.error("ALERT %s: %s", event, message)
+    if not url.startswith(("http://", "https://")):
+        return
+    body = json.dumps({"text": message, "event": event, **facts}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=SECONDS):
+            pass
+    except OSError as error:
+        log.error("the alert could not be sent: %s", type(error).__name__)  # the address may hold a secret

@@ -1,0 +1,83 @@
+"""Top-K lists for every user, whenever another model is in service."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Asset, Param
+from atspeed_dags.command import CommandOperator
+from atspeed_dags.policy import CPU, GPU, TASK_DEFAULTS, deadline
+from atspeed_dags.presets import DATASETS, DEFAULT_DATASET
+
+CHAMPION = Asset("atspeed_champion", uri="atspeed://models/champion")
+
+DOC = """
+### Lists for every user
+
+Runs when `promote` or `rollback` has put another model into service. Strict speculative decoding, one mapped task a
+shard of users; a shard that is done is not computed again, so clearing a failed run goes on where it stopped. The lists
+are in `$ATSPEED_HOME/recommendations/DATASET/current/`.
+"""
+
+PARAMS = {
+    "dataset": Param(
+        DEFAULT_DATASET,
+        type="string",
+        enum=sorted({*DATASETS, DEFAULT_DATASET}),
+        title="Data set",
+        description="Whose users; a run started by a promotion takes the promoted model's.",
+    ),
+    "version": Param(
+        None,
+        type=["null", "string"],
+        title="Version",
+        description="Version of the registered recommender. Empty: the champion.",
+    ),
+}
+EVENTS = "{% set events = triggering_asset_events.values() | map('last') | list %}"
+DATASET = EVENTS + "{{ events[-1].extra.dataset if events else params.dataset }}"
+FOLDER = "--folder={{ ti.xcom_pull(task_ids='plan_recommendations', key='folder') }}"
+
+
+def build(**options: Any) -> DAG:
+    """The DAG; `dag.test()` wants it without a deadline."""
+    with DAG(
+        "batch_recommend",
+        description="Top-K lists of the champion for every user",
+        schedule=[CHAMPION],
+        start_date=datetime(2016, 1, 1, tzinfo=UTC),
+        catchup=False,
+        max_active_runs=1,
+        dagrun_timeout=timedelta(hours=12),
+        default_args=TASK_DEFAULTS,
+        params=PARAMS,
+        tags=["atspeed", "recommendations"],
+        doc_md=DOC,
+        **options,
+    ) as dag:
+        plan = CommandOperator(
+            task_id="plan_recommendations",
+            module="tasks.nightly.plan_recommendations",
+            arguments=[f"--dataset={DATASET}", "--version={{ params.version or '' }}"],
+            returns="shards",
+            doc_md="Fetch the champion, cut its users into shards.",
+            **CPU.options(60),
+        )
+        shards = CommandOperator.partial(
+            task_id="recommend_shard",
+            module="tasks.nightly.recommend_shard",
+            doc_md="Strict lists of one shard's users; a finished shard is left alone.",
+            map_index_template="{{ task.arguments[-1] }}",
+            **GPU.options(4 * 60),
+        ).expand(arguments=plan.output.map(lambda shard: [FOLDER, f"--shard={shard}"]))
+        publish = CommandOperator(
+            task_id="publish_recommendations",
+            module="tasks.nightly.publish_recommendations",
+            arguments=[FOLDER],
+            doc_md="Check that every user is there once, then make this version the current one.",
+            **CPU.options(60),
+        )
+        plan >> shards >> publish
+    return dag
+
+
+dag = build(deadline=deadline(hours=8))

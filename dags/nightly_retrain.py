@@ -1,0 +1,267 @@
+"""The night: the day's interactions in, every stage of dvc.yaml, a challenger out."""
+
+import os
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, Param, TaskGroup, TriggerRule, task_group
+from atspeed_dags.command import CloseOperator, CommandOperator
+from atspeed_dags.policy import CPU, GPU, LARGE_CPU, TASK_DEFAULTS, Place, deadline
+from atspeed_dags.presets import DATASETS, DEFAULT_DATASET, METHODS
+
+CHALLENGER = Asset("atspeed_challenger", uri="atspeed://models/challenger")
+CRON = os.environ.get("ATSPEED_CRON") or "0 2 * * *"
+CHECKOUT = "{{ ti.xcom_pull(task_ids='open_run', key='checkout') }}"
+
+# The stages, by the name they have in dvc.yaml, with what each one waits for. tests/dags/test_wiring.py holds these
+# edges against those of dvc.yaml. The last two are mapped over the methods.
+STAGES: dict[str, list[str]] = {
+    "warm_start": [],
+    "prepare_data": [],
+    "build_identifiers": ["warm_start", "prepare_data"],
+    "finetune_target": ["warm_start", "prepare_data", "build_identifiers"],
+    "cache_topk": ["prepare_data", "build_identifiers", "finetune_target"],
+    "evaluate_target": ["prepare_data", "build_identifiers", "finetune_target"],
+    "align_draft": ["warm_start", "prepare_data", "build_identifiers", "finetune_target", "cache_topk"],
+    "evaluate": ["prepare_data", "build_identifiers", "finetune_target", "evaluate_target", "align_draft"],
+    "report": [
+        "prepare_data",
+        "build_identifiers",
+        "finetune_target",
+        "evaluate_target",
+        "align_draft",
+        "evaluate",
+    ],
+}
+MAPPED = ("align_draft", "evaluate")
+
+# Where each stage runs and the minutes it may take.
+PLACES: dict[str, tuple[Place, float]] = {
+    "warm_start": (CPU, 30),
+    "prepare_data": (LARGE_CPU, 120),
+    "build_identifiers": (LARGE_CPU, 120),
+    "finetune_target": (GPU, 8 * 60),
+    "cache_topk": (GPU, 4 * 60),
+    "evaluate_target": (GPU, 2 * 60),
+    "align_draft": (GPU, 4 * 60),
+    "evaluate": (GPU, 2 * 60),
+    "report": (CPU, 30),
+}
+
+WHAT_STAGES_DO = {
+    "warm_start": "Take identifiers, target and drafts from the champion (nothing on a full retrain).",
+    "prepare_data": "Filter, split and check the interactions known by now.",
+    "build_identifiers": "Known items keep their identifier, new ones get one; a full rebuild when quality falls.",
+    "finetune_target": "Train the target with DeepSpeed, from the champion's weights where it may.",
+    "cache_topk": "The target's top-K sequences of the training users, shard by shard.",
+    "evaluate_target": "Reference lists by `generate` of transformers; Recall and NDCG of target and baselines.",
+    "align_draft": "Align this method's draft with the target.",
+    "evaluate": "Accepted steps, speedup, identity, Recall and NDCG of this method's draft.",
+    "report": "results/metrics.json, summary.md and report.html.",
+}
+
+DOC = """
+### One night
+
+Takes in the interactions of the data interval's day, runs every stage of `dvc.yaml` in a private checkout, commits and
+tags a green night `nightly/DATE`, and registers its models as **challenger** in MLflow; the DAG `promote` decides.
+
+* **No new data**: `ingest` is skipped, and with it the rest; that is no failure.
+* **A check of the data failed** (`check_interactions`, red, no retry): the reasons are in its log. Mend the feed's file
+  or raise the bound in `presets/`, then clear the run.
+* **A stage failed**: clear it. It goes on from its last checkpoint in the same checkout.
+* **A date of the past**: create a backfill, or trigger with `date`. It sees only the days up to its own.
+* **Go back**: the DAG `rollback`.
+"""
+
+PARAMS = {
+    "dataset": Param(
+        DEFAULT_DATASET,
+        type="string",
+        enum=sorted({*DATASETS, DEFAULT_DATASET}),
+        title="Data set",
+        description="A preset of presets/: where the interactions come from and what changes in params.yaml.",
+    ),
+    "date": Param(
+        None,
+        type=["null", "string"],
+        format="date",
+        title="Day",
+        description="The day whose interactions come in. Empty: the day of the data interval, or yesterday.",
+    ),
+    "methods": Param(
+        METHODS,
+        type="array",
+        items={"type": "string", "enum": METHODS},
+        examples=METHODS,
+        minItems=1,
+        title="Methods",
+        description="Draft alignment methods to train and evaluate.",
+    ),
+    "full_retrain": Param(
+        False, type="boolean", title="Full retrain", description="Take nothing over from the champion."
+    ),
+    "force": Param(
+        None,
+        type=["null", "string"],
+        enum=[None, "all", *STAGES],
+        title="Force a stage",
+        description="Run this stage (or all) even if nothing that it depends on has changed.",
+        section="For special runs",
+    ),
+    "dry_run": Param(
+        False,
+        type="boolean",
+        title="Dry run",
+        description="Check the data and say which stages would run; train, commit and register nothing.",
+        section="For special runs",
+    ),
+    "revision": Param(
+        None,
+        type=["null", "string"],
+        title="Revision",
+        description="Branch, tag or commit of the code. Empty: what the deployment is set to.",
+        section="For special runs",
+    ),
+    "tolerance": Param(
+        None,
+        type=["null", "number"],
+        minimum=0,
+        title="Gate: tolerance",
+        description="How far Recall and NDCG may lie below the champion's (absolute). Empty: the preset's.",
+        section="Gate",
+    ),
+    "min_accepted_steps": Param(
+        None,
+        type=["null", "number"],
+        minimum=0,
+        title="Gate: fewest accepted steps",
+        description="Floor of AS under strict. Empty: the preset's.",
+        section="Gate",
+    ),
+    "min_walltime_speedup": Param(
+        None,
+        type=["null", "number"],
+        minimum=0,
+        title="Gate: smallest speedup",
+        description="Floor of WS under strict. Empty: the preset's.",
+        section="Gate",
+    ),
+}
+THRESHOLDS = ("tolerance", "min_accepted_steps", "min_walltime_speedup")
+
+
+def command(task_id: str, doc: str, place: Place = CPU, minutes: float = 30, **options: Any) -> CommandOperator:
+    """A task that runs tasks/nightly/TASK_ID.py in the night's checkout."""
+    kind = options.pop("kind", CommandOperator)
+    module, folder = f"tasks.nightly.{task_id}", options.pop("folder", CHECKOUT)
+    return kind(task_id=task_id, module=module, folder=folder, doc_md=doc, **place.options(minutes), **options)
+
+
+def stage(name: str, *arguments: Any) -> CommandOperator:
+    """A task that runs a stage of dvc.yaml."""
+    place, minutes = PLACES[name]
+    return CommandOperator(
+        task_id=name,
+        module="tasks.nightly.run_stage",
+        arguments=[name, *arguments],
+        folder=CHECKOUT,
+        doc_md=WHAT_STAGES_DO[name],
+        map_index_template="{{ task.arguments[-1] }}" if arguments else None,
+        **place.options(minutes),
+    )
+
+
+def gate_argument() -> str:
+    """A template of the thresholds that the trigger form was given, as JSON."""
+    given = ", ".join(f"'{name}': params.{name}" for name in THRESHOLDS)
+    return "{% set given = {" + given + "} %}{{ dict(given.items() | rejectattr(1, 'none')) | tojson }}"
+
+
+def opening() -> CommandOperator:
+    """The task that opens the run."""
+    day = "{{ params.date or ((data_interval_start or dag_run.run_after - macros.timedelta(days=1)) | ds) }}"
+    return command(
+        "open_run",
+        "A private checkout at a pinned commit, and the parent run in MLflow.",
+        folder=None,
+        returns="methods",
+        arguments=[
+            "--run-id={{ run_id }}",
+            f"--date={day}",
+            "--dataset={{ params.dataset }}",
+            "--methods={{ params.methods | join(',') }}",
+            "--revision={{ params.revision or '' }}",
+            "--force={{ params.force or '' }}",
+            f"--gate={gate_argument()}",
+            "{{ '--full-retrain' if params.full_retrain else '' }}",
+            "{{ '--dry-run' if params.dry_run else '' }}",
+        ],
+    )
+
+
+def wire_stages(opened: CommandOperator, checked: CommandOperator) -> CommandOperator:
+    """The stages with their edges; returns the last."""
+    tasks = {name: stage(name) for name in STAGES if name not in (*MAPPED, "report")}
+
+    @task_group(group_id="drafts", prefix_group_id=False, tooltip="One draft a method")
+    def drafts(method: str) -> None:
+        for name in MAPPED:
+            tasks[name] = stage(name, "--method", method)
+
+    drafts.expand(method=opened.output)
+    tasks["report"] = stage("report")
+    for name, before in STAGES.items():
+        for earlier in before:
+            tasks[earlier] >> tasks[name]
+        if not before:
+            checked >> tasks[name]
+    return tasks["report"]
+
+
+def build(**options: Any) -> DAG:
+    """The DAG; `dag.test()` wants it without a deadline."""
+    with DAG(
+        "nightly_retrain",
+        description="New interactions -> retrained target and drafts -> a challenger",
+        schedule=CronDataIntervalTimetable(CRON, timezone="UTC"),
+        start_date=datetime(2016, 1, 1, tzinfo=UTC),
+        catchup=False,
+        max_active_runs=1,
+        dagrun_timeout=timedelta(hours=20),
+        default_args=TASK_DEFAULTS,
+        params=PARAMS,
+        tags=["atspeed", "nightly"],
+        doc_md=DOC,
+        **options,
+    ) as dag:
+        opened = opening().as_setup()
+        ingested = command("ingest", "Append the day's interactions, and those of days missed since.", CPU, 60)
+        checked = command("check_interactions", "Volume, schema and drift, before any training time is spent.")
+        opened >> ingested >> checked
+        with TaskGroup("stages", prefix_group_id=False, tooltip="dvc.yaml, one task a stage"):
+            reported = wire_stages(opened, checked)
+        compared = command(
+            "evaluate_champion", "The champion on tonight's test users, for the gate's comparison.", GPU, 2 * 60
+        )
+        committed = command("commit_night", "dvc.lock, params and figures as a commit tagged nightly/DATE.")
+        registered = command(
+            "register_challenger",
+            "Target, draft and recommender into MLflow's registry.",
+            CPU,
+            60,
+            outlets=[CHALLENGER],
+        )
+        closed = command(
+            "close_run",
+            "Send what waits for MLflow, end the parent run, remove the checkout of a green night.",
+            kind=CloseOperator,
+            folder=None,
+            arguments=["--run-id={{ run_id }}"],
+            trigger_rule=TriggerRule.ALL_DONE_SETUP_SUCCESS,
+        ).as_teardown(setups=opened, on_failure_fail_dagrun=True)
+        reported >> compared >> committed >> registered >> closed
+    return dag
+
+
+dag = build(deadline=deadline(hours=12))
