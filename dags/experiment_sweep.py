@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Param, TriggerRule
-from atspeed_dags.command import CloseOperator, CommandOperator
+from atspeed_dags.command import CommandOperator
 from atspeed_dags.policy import CPU, GPU, TASK_DEFAULTS, deadline
 from atspeed_dags.presets import DATASETS, DEFAULT_DATASET, METHODS
 

@@ -20,8 +20,8 @@ user and K, Recall and NDCG are not below the champion's by more than the tolera
 users), accepted steps and speedup reach their floors, and it is not slower on the same device. A refusal is **skipped**
 here, not failed: every reason is in the log of `gate`, in MLflow as tags of the model version, and in the alert.
 
-**With approval** (`nightly.gate.approval` in the preset): an accepted challenger waits. Trigger this DAG by hand with its
-version and *Approved*.
+**With approval** (`nightly.gate.approval` in the preset): an accepted challenger waits. Trigger this DAG by hand with
+its version and *Approved*.
 """
 
 PARAMS = {

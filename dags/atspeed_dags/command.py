@@ -4,6 +4,7 @@ The process runs in the ML environment (ATSPEED_PYTHON), which Airflow's own nee
 list, never through a shell. Its exit code decides what Airflow does next.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -145,10 +146,8 @@ def command_line(module: str, arguments: Sequence[Any]) -> list[str]:
 def end_group(process: "subprocess.Popen[str]") -> None:
     """SIGTERM to all processes of the command's session, SIGKILL to those that stay."""
     if _signal(process.pid, signal.SIGTERM):
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            pass
         _signal(process.pid, signal.SIGKILL)
 
 

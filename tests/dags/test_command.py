@@ -111,7 +111,7 @@ def test_children_that_outlive_the_command_are_ended(folder: Path) -> None:
 def test_empty_arguments_are_left_out() -> None:
     line = command_line("m", ["--a=", "", "--b=1", "--full-retrain", "", {"x": 1}])
     assert line == [command.PYTHON, "-m", "m", "--b=1", "--full-retrain", '{"x": 1}']
-    assert command.PYTHON == sys.executable
+    assert sys.executable == command.PYTHON
 
 
 def started(folder: Path) -> list[int]:
