@@ -11,7 +11,7 @@ export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site
 export DO_NOT_TRACK := true
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup run test lint format mlflow mlflow-send lock clean
+.PHONY: help setup run test test-services lint format airflow rollback mlflow mlflow-send lock clean
 
 help: ## Show the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -36,6 +36,9 @@ run: setup ## Run the pipeline and print its table; only what is out of date run
 test: setup ## Run the tests
 	@HF_HUB_OFFLINE=1 python -m pytest
 
+test-services: setup ## Run nights through a real Airflow, MLflow and PostgreSQL, started for the purpose
+	@HF_HUB_OFFLINE=1 python -m pytest -x -m services tests/integration
+
 lint: setup ## Check style, formatting, types and the one-way imports
 	@ruff check
 	@ruff format --check
@@ -53,6 +56,12 @@ mlflow: setup ## Show the runs in a browser, on this machine only
 	do kill -0 $$server || exit 1; sleep 1; done; \
 	echo "MLflow: http://127.0.0.1:$(MLFLOW_PORT) (Ctrl-C ends it)"; wait $$server
 
+airflow: setup ## Start PostgreSQL, MLflow and Airflow on this machine only; print address and login (ARGS=--help)
+	@exec python -m local_services $(ARGS)
+
+rollback: setup ## Put the previous champion back into service (DATASET=name; MLFLOW_TRACKING_URI says where)
+	@python -m tasks.nightly.rollback --dataset "$${DATASET:-ml-latest-small-2016}"
+
 mlflow-send: setup ## Send what waits in outbox/ to MLflow
 	@python -m tasks.send_mlflow
 
@@ -66,4 +75,4 @@ lock: ## Resolve requirements.in and requirements-dev.in anew into requirements.
 
 clean: ## Remove what the stages and tools wrote; .venv, the DVC cache and mlflow.db stay
 	@rm -rf data/processed data/identifiers data/topk_cache data/reference models checkpoints results/per_user \
-	  results/plots results/target.json results/sft.json results/atspeed_*.json results/report.html outbox .lock-venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	  results/plots results/target.json results/sft.json results/atspeed_*.json results/report.html data/champion outbox .lock-venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
