@@ -92,7 +92,7 @@ def step(name: str, action: Callable[[], object]) -> None:
 def make_feed(folder: Path) -> None:
     """Fill the feed of the default data once, its last day being yesterday."""
     if not folder.exists():
-        subprocess.run([sys.executable, "scripts/replay_feed.py", "--output", str(folder)], check=True)
+        subprocess.run([sys.executable, "-m", "scripts.replay_feed", str(folder)], check=True)
 
 
 if __name__ == "__main__":

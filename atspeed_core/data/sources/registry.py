@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from atspeed_core.data.schemas import check_tables
-from atspeed_core.data.sources import atspeed_release, movielens, recbole, table
+from atspeed_core.data.sources import atspeed_release, daily, movielens, recbole, table
 from atspeed_core.data.tables import Table
 from atspeed_core.errors import UserError
 from atspeed_core.settings import PrepareData
@@ -21,6 +21,7 @@ READERS: dict[str, Reader] = {
     "movielens": movielens.read,
     "recbole": recbole.read,
     "table": table.read,
+    "daily": daily.read,
     "atspeed_release": atspeed_release.read,
 }
 
@@ -59,7 +60,7 @@ def read_source(settings: PrepareData) -> Source:
 
 def _warn_of_ignored(settings: PrepareData) -> None:
     ignored = {"rating_threshold", "k_core", "duplicates"} if settings.split == "published" else set()
-    if settings.source in ("movielens", "recbole"):
+    if settings.source in ("movielens", "recbole", "daily"):
         ignored |= {"items_path", "columns"}
     for name in sorted(ignored & settings.model_fields_set):
         if getattr(settings, name) is not None:

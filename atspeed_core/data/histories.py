@@ -1,0 +1,21 @@
+"""All that is known of every user by now: what the models in service are asked with."""
+
+from pathlib import Path
+
+from atspeed_core.data.sequences import load_full_examples, load_train
+
+
+def load_histories(folder: str | Path) -> dict[str, list[str]]:
+    """User id -> all items of the user in data/processed, oldest first: training, validation, test.
+
+    Nothing is held out, and nothing is cut to `max_history`: items that a user had long ago are still not to be
+    recommended again. Users by id.
+
+    Raises:
+        UserError: a table is missing or unreadable.
+    """
+    known = load_train(folder)
+    for part in ("valid", "test"):
+        for example in load_full_examples(folder, part):
+            known[example.user] = [*example.history, *example.targets]
+    return dict(sorted(known.items()))
