@@ -23,6 +23,17 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
+class WarmStart(Section):
+    """What training starts from.
+
+    Attributes:
+        commit: of the champion, in this repository: its identifiers are kept, its models trained on; None: from
+            scratch.
+    """
+
+    commit: Annotated[str, Field(min_length=1)] | None = None
+
+
 class Columns(Section):
     """Column names of a plain CSV or parquet file (source `table`)."""
 
@@ -38,7 +49,7 @@ class PrepareData(Section):
     """Which interactions are read, which are kept and how they are split."""
 
     dataset: str
-    source: Literal["movielens", "recbole", "table", "atspeed_release"]
+    source: Literal["movielens", "recbole", "table", "daily", "atspeed_release"]
     path: str
     items_path: str | None = None
     columns: Columns = Columns()
@@ -79,6 +90,7 @@ class BuildIdentifiers(Section):
     cooccurrence_weight: Annotated[float, Field(ge=0)] = 1.0
     cooccurrence_window: Positive = 5
     collisions: Literal["resolve", "allow"] = "resolve"
+    rebuild_above: Annotated[float, Field(ge=1)] = 1.15  # error of kept identifiers over that of fresh ones
     rq_vae: RqVae = RqVae()
     seed: int = 0
 
@@ -125,6 +137,13 @@ class DeepSpeed(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
+class WarmFinetune(Section):
+    """What differs in the training of a target that starts from the champion's weights."""
+
+    max_epochs: Positive = 6
+    learning_rate: Annotated[float, Field(gt=0)] = 2.5e-4
+
+
 class FinetuneTarget(Section):
     """Training of the target model."""
 
@@ -140,6 +159,7 @@ class FinetuneTarget(Section):
     max_epochs: Positive = 20
     patience: Positive = 4
     selection: Literal["recall", "loss"] = "recall"
+    warm: WarmFinetune = WarmFinetune()
     deepspeed: DeepSpeed = DeepSpeed()
     seed: int = 0
 
@@ -157,6 +177,10 @@ class FinetuneTarget(Section):
             raise ValueError("'batch_size' must be a multiple of 'deepspeed.num_processes'")
         return self
 
+    def warmed(self) -> "FinetuneTarget":
+        """These settings for a training that starts from the champion's weights."""
+        return self.model_copy(update=dict(self.warm))
+
 
 class CacheTopk(Section):
     """The target's top-K sequences for the training users."""
@@ -169,8 +193,15 @@ class CacheTopk(Section):
     seed: int = 0
 
 
+class WarmAlign(Section):
+    """What differs in the training of a draft that starts from the champion's weights."""
+
+    num_updates: Positive = 200
+    learning_rate: Annotated[float, Field(gt=0)] = 2.5e-4
+
+
 class AlignDraft(Section):
-    """Training of the draft: the same initial weights and number of updates for every method."""
+    """Training of the draft: from scratch, the same initial weights and number of updates for every method."""
 
     architecture: Architecture
     alpha: Share = 0.5
@@ -180,7 +211,12 @@ class AlignDraft(Section):
     batch_size: Positive = 32
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    warm: WarmAlign = WarmAlign()
     seed: int = 0
+
+    def warmed(self) -> "AlignDraft":
+        """These settings for a training that starts from the champion's weights."""
+        return self.model_copy(update=dict(self.warm))
 
 
 class Evaluate(Section):
@@ -215,6 +251,7 @@ class Report(Section):
 class Params(Section):
     """The whole of `params.yaml`."""
 
+    warm_start: WarmStart = WarmStart()
     prepare_data: PrepareData
     build_identifiers: BuildIdentifiers = BuildIdentifiers()
     finetune_target: FinetuneTarget

@@ -6,18 +6,20 @@ from typing import Annotated
 
 import torch
 import typer
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from atspeed_core import Recommender
 from atspeed_core.data.sequences import load_train
 from atspeed_core.decoding.scored_tree import CodeModel
 from atspeed_core.files import digest
+from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models.building import build_model, load_instruction, save_model
-from atspeed_core.settings import Method, Params
+from atspeed_core.models.warm_start import Start, build_from, choose_start
+from atspeed_core.settings import AlignDraft, Method, Params
 from atspeed_core.training.alignment import AlignmentData, align
 from atspeed_core.training.curves import CURVES_FILE, Curves
 from atspeed_core.training.topk_cache import INDEX, TopkCache
-from tasks.paths import CHECKPOINTS, DRAFTS, IDENTIFIERS, PROCESSED, TARGET, TOPK_CACHE
+from tasks.paths import CHAMPION, CHECKPOINTS, DRAFTS, IDENTIFIERS, PROCESSED, TARGET, TOPK_CACHE
 from tasks.stage import ParamsPath, Run, stage
 
 log = logging.getLogger(__name__)
@@ -34,16 +36,17 @@ def main(
 ) -> None:
     """Align a draft with the target and write models/drafts/METHOD/.
 
-    A stopped training goes on from its last state (checkpoints/align_draft/).
+    Training starts from data/champion/drafts/METHOD where that fits, else from scratch. A stopped training goes on from
+    its last state (checkpoints/align_draft/).
     """
     with stage("align_draft", params, method=method) as run:
-        settings = run.params.align_draft
         data = _load(run.params)
+        start = _start(run, data.encoder.catalog, method)
+        settings = run.params.align_draft.warmed() if start.folder else run.params.align_draft
         tokenizer = AutoTokenizer.from_pretrained(TARGET, local_files_only=True)
-        device = data.trie.token.device
-        draft = build_model(settings.architecture, tokenizer, seed=settings.seed)
-        torch.nn.Module.to(draft, device)
-        checkpoint = CHECKPOINTS / "align_draft" / f"{_fingerprint(run.params, method)}.pt"
+        draft = _draft(settings, tokenizer, start)
+        torch.nn.Module.to(draft, data.trie.token.device)
+        checkpoint = CHECKPOINTS / "align_draft" / f"{_fingerprint(run.params, method, start)}.pt"
         torch.manual_seed(settings.seed)
         curves = align(CodeModel(draft, data.target.code_ids), data, method, settings, checkpoint=checkpoint)
         files = {CURVES_FILE: curves.csv(every=CURVE_EVERY)}
@@ -61,6 +64,20 @@ def _load(params: Params) -> AlignmentData:
     return AlignmentData(sequences, TopkCache(TOPK_CACHE), recommender.encoder, recommender.trie, recommender.target)
 
 
+def _start(run: Run, catalog: Catalog, method: Method) -> Start:
+    start = choose_start(CHAMPION, f"drafts/{method}", catalog, architecture=run.params.align_draft.architecture)
+    log.info("starts from %s: %s", start.origin, start.reason)
+    run.log_param("started_from", start.origin)
+    run.log_param("start_reason", start.reason)
+    return start
+
+
+def _draft(settings: AlignDraft, tokenizer: PreTrainedTokenizerBase, start: Start) -> LlamaForCausalLM:
+    if start.folder is None:
+        return build_model(settings.architecture, tokenizer, seed=settings.seed)
+    return build_from(start.folder, settings.architecture, tokenizer, seed=settings.seed)
+
+
 def _record(run: Run, curves: Curves, folder: Path) -> None:
     for step, name, value in curves.rows:
         if step % CURVE_EVERY == 0:
@@ -70,9 +87,10 @@ def _record(run: Run, curves: Curves, folder: Path) -> None:
     log.info("last update: %s", ", ".join(f"{name} {value:.3f}" for name, value in last.items()))
 
 
-def _fingerprint(params: Params, method: Method) -> str:
+def _fingerprint(params: Params, method: Method, start: Start) -> str:
     files = [PROCESSED / "train.parquet", TARGET / "model.safetensors", TOPK_CACHE / INDEX]
-    return digest(files, method, params.align_draft.model_dump_json(), str(params.prepare_data.max_history))
+    settings = params.align_draft.model_dump_json()
+    return digest(files, method, settings, str(params.prepare_data.max_history), start.origin)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from atspeed_core.errors import UserError
 from atspeed_core.files import replacing, write_json
 from atspeed_core.identifiers.build import Identifiers, build_identifiers
 from atspeed_core.identifiers.catalog import Catalog
+from atspeed_core.identifiers.extend import load_earlier
 from atspeed_core.settings import Params
-from tasks.paths import IDENTIFIERS, PROCESSED
+from tasks.paths import CHAMPION, IDENTIFIERS, PROCESSED
 from tasks.stage import ParamsPath, Run, stage
 
 log = logging.getLogger(__name__)
@@ -25,10 +26,11 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(params: ParamsPath = Path("params.yaml")) -> None:
-    """Give every item an identifier and write data/identifiers/."""
+    """Give every item an identifier and write data/identifiers/; the champion's items keep theirs where that serves."""
     with stage("build_identifiers", params) as run:
         sequences = list(load_train(PROCESSED).values())
-        made = build_identifiers(load_items(PROCESSED), sequences, run.params.build_identifiers)
+        earlier = load_earlier(CHAMPION / "identifiers")
+        made = build_identifiers(load_items(PROCESSED), sequences, run.params.build_identifiers, earlier)
         check_list_lengths(made.catalog, run.params)
         save(made, IDENTIFIERS)
         record(made.report, run)
@@ -54,6 +56,12 @@ def save(made: Identifiers, folder: Path) -> None:
 def record(report: dict[str, Any], run: Run) -> None:
     """Tell the log and MLflow what the identifiers look like."""
     run.log_param("num_items", report["num_items"])
+    for name in ("kept", "new", "rebuilt"):
+        run.metric(f"identifiers_{name}", report[name])
+    for name in ("error_kept", "error_fresh"):
+        if report[name] is not None:
+            run.metric(name, report[name])
+    run.log_param("identifiers_reason", report["reason"])
     run.metric("collisions_before", report["collisions"]["items_before"])
     run.metric("collisions_after", report["collisions"]["items_after"])
     for depth, prefixes in enumerate(report["prefixes_by_depth"], start=1):
@@ -64,6 +72,7 @@ def record(report: dict[str, Any], run: Run) -> None:
         run.metric("quantization_error", error, step=level)
     run.artifact(IDENTIFIERS / "report.json")
     log.info("%d items, prefixes by depth %s", report["num_items"], report["prefixes_by_depth"])
+    log.info("identifiers: %(kept)d kept, %(new)d new, rebuilt: %(rebuilt)s (%(reason)s)", report)
     log.info("codes used by level %s", [use["used"] for use in report["codebook_use"]])
     log.info("collisions: %(items_before)d items before, %(items_after)d after", report["collisions"])
 

@@ -10,10 +10,12 @@ from pathlib import Path
 import typer
 
 from atspeed_core.files import digest
+from atspeed_core.identifiers.catalog import Catalog
+from atspeed_core.models.warm_start import Start, choose_start
 from atspeed_core.settings import Params
 from atspeed_core.training.curves import CURVES_FILE, read_curves
-from tasks.paths import CHECKPOINTS, IDENTIFIERS, PROCESSED, TARGET
-from tasks.stage import ParamsPath, stage
+from tasks.paths import CHAMPION, CHECKPOINTS, IDENTIFIERS, PROCESSED, TARGET
+from tasks.stage import ParamsPath, Run, stage
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +26,13 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(params: ParamsPath = Path("params.yaml")) -> None:
     """Train the target from data/processed and data/identifiers; write models/target/.
 
-    A stopped training goes on from its last finished epoch (checkpoints/finetune_target/).
+    Training starts from data/champion/target where that fits, else from scratch. A stopped training goes on from its
+    last finished epoch (checkpoints/finetune_target/).
     """
     with stage("finetune_target", params) as run:
-        checkpoints = CHECKPOINTS / "finetune_target" / _fingerprint(run.params)
-        _launch(params, run.params, checkpoints)
+        start = _start(run)
+        checkpoints = CHECKPOINTS / "finetune_target" / _fingerprint(run.params, start)
+        _launch(params, run.params, checkpoints, start)
         curves = read_curves(TARGET / CURVES_FILE)
         for step, name, value in curves.rows:
             run.metric(name, value, step=step)
@@ -36,21 +40,35 @@ def main(params: ParamsPath = Path("params.yaml")) -> None:
         shutil.rmtree(checkpoints)
 
 
-def _fingerprint(params: Params) -> str:
-    """Names the checkpoints of exactly this training: other data or settings never resume from them."""
+def _start(run: Run) -> Start:
+    settings = run.params.finetune_target
+    catalog = Catalog.load(IDENTIFIERS / "identifiers.json")
+    start = choose_start(
+        CHAMPION, "target", catalog, architecture=settings.architecture, base_model=settings.base_model
+    )
+    log.info("starts from %s: %s", start.origin, start.reason)
+    run.log_param("started_from", start.origin)
+    run.log_param("start_reason", start.reason)
+    return start
+
+
+def _fingerprint(params: Params, start: Start) -> str:
+    """Names the checkpoints of exactly this training: other data, settings or start never resume from them."""
     files = [PROCESSED / "train.parquet", PROCESSED / "valid.parquet", IDENTIFIERS / "identifiers.json"]
     if params.finetune_target.codebook_start:
         files.append(IDENTIFIERS / "codebooks.safetensors")
-    return digest(files, params.finetune_target.model_dump_json(), str(params.prepare_data.max_history))
+    texts = [params.finetune_target.model_dump_json(), str(params.prepare_data.max_history), start.origin]
+    return digest(files, *texts)
 
 
-def _launch(path: Path, params: Params, checkpoints: Path) -> None:
+def _launch(path: Path, params: Params, checkpoints: Path, start: Start) -> None:
     settings = params.finetune_target.deepspeed
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(settings.num_processes), "-m", "atspeed_core.training.finetune"]
     command += ["--params", str(path), "--processed", str(PROCESSED)]
     command += ["--identifiers", str(IDENTIFIERS / "identifiers.json")]
     command += ["--checkpoints", str(checkpoints), "--output", str(TARGET)]
+    command += ["--warm-from", str(start.folder)] if start.folder else []
     command += ["--log-format", "%(asctime)s finetune_target %(levelname)s: %(message)s"]
     done = subprocess.run(command, env=_environment(settings.num_processes), check=False)
     if done.returncode:

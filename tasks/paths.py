@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+CHAMPION = Path("data/champion")
 PROCESSED = Path("data/processed")
 IDENTIFIERS = Path("data/identifiers")
 TARGET = Path("models/target")

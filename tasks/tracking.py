@@ -1,7 +1,8 @@
 """Sends what waits in outbox/ to MLflow. A store that cannot be reached never stops a stage: it warns.
 
-A pipeline run is a parent run, made when its first stage is sent; a stage and method is a run below it. A stage's
-run is found again by its key, so work that was repeated without a change is on record once.
+A pipeline run is a parent run, made when its first stage is sent, or before that by open_run for a night; a stage and
+method is a run below it. A stage's run is found again by its key, so work that was repeated without a change is on
+record once.
 """
 
 import fcntl
@@ -28,6 +29,7 @@ SENDER = "ATSPEED_SENDER"  # set by `make run`, which sends while its stages go 
 EXPERIMENT = "atspeed-nightly"
 KEY = "atspeed.key"
 PIPELINE_RUN = "atspeed.pipeline_run"
+STATE = "atspeed.state"  # of a parent run that its maker ends as well: tasks/nightly/close_run.py
 CONNECT_SECONDS = 3
 METRICS_A_REQUEST = 1000  # what MLflow takes at most
 PARAMS_A_REQUEST = 100
@@ -133,7 +135,7 @@ def _send(client: "MlflowClient", experiment: str, record: Json, artifacts: Path
     )
     _fill(client, run.info.run_id, record, artifacts)
     client.set_terminated(run.info.run_id, "FINISHED", record["ended"])
-    if parent:
+    if parent and STATE not in parent.data.tags:
         client.set_terminated(parent.info.run_id, "FINISHED", record["ended"])
 
 

@@ -13,6 +13,7 @@ from atspeed_core.errors import UserError
 from atspeed_core.identifiers.catalog import Catalog, code_token, read_identifiers
 from atspeed_core.identifiers.collisions import colliding_items, resolve_collisions
 from atspeed_core.identifiers.embeddings import FloatArray, item_embeddings
+from atspeed_core.identifiers.extend import Assignment, Earlier, changes, keep_or_rebuild
 from atspeed_core.identifiers.quantization import Quantization, residual_kmeans
 from atspeed_core.identifiers.report import describe_identifiers
 from atspeed_core.identifiers.trie import IntArray
@@ -28,8 +29,10 @@ class Identifiers:
     Attributes:
         catalog: items and their identifiers.
         codebooks: [levels, width, dimensions] float32; None for identifiers from a file.
-        report: see `describe_identifiers`, with collisions (numbers of items) and quantization_error (by level, share
-            of squared length left by the final codes; of the latent vectors for RQ-VAE; None for a file).
+        report: see `describe_identifiers`, with collisions (numbers of items), quantization_error (by level, share
+            of squared length left by the final codes; of the latent vectors for a fresh RQ-VAE; None for a file) and
+            what became of the champion's identifiers: kept, new (numbers of items), rebuilt, reason, error_kept,
+            error_fresh (see `extend`).
     """
 
     catalog: Catalog
@@ -38,38 +41,50 @@ class Identifiers:
 
 
 def build_identifiers(
-    items: pd.DataFrame, sequences: Sequence[Sequence[str]], settings: BuildIdentifiers
+    items: pd.DataFrame,
+    sequences: Sequence[Sequence[str]],
+    settings: BuildIdentifiers,
+    earlier: Earlier | None = None,
 ) -> Identifiers:
     """Give every item an identifier.
+
+    With `earlier`, items that it knows keep theirs, unless that leaves `rebuild_above` times the error of fresh ones:
+    then, as where method, levels or width have changed, all identifiers are made anew.
 
     Args:
         items: item_id, title, text; one row an item.
         sequences: the items of each training user, oldest first.
         settings: the section `build_identifiers`.
+        earlier: the champion's identifiers; a given file pays no regard to them.
 
     Raises:
         UserError: a given file is wrong or incomplete, or there are more items than identifiers.
     """
     if settings.file is not None:
-        return _from_file(items, settings.file, settings.collisions)
-    return _quantised(items, sequences, settings)
+        return _from_file(items, settings.file, settings.collisions, earlier)
+    return _quantised(items, sequences, settings, earlier)
 
 
-def _quantised(items: pd.DataFrame, sequences: Sequence[Sequence[str]], settings: BuildIdentifiers) -> Identifiers:
+def _quantised(
+    items: pd.DataFrame, sequences: Sequence[Sequence[str]], settings: BuildIdentifiers, earlier: Earlier | None
+) -> Identifiers:
     item_ids = items["item_id"].tolist()
     with threadpool_limits(1):  # the order of sums, and with it the identifiers, must not hang on the number of cores
         vectors = item_embeddings(item_ids, items["text"].tolist(), sequences, settings)
         log.info("embedded %d items in %d dimensions", *vectors.shape)
         quantization = quantize(vectors, settings)
-    codes = resolve_collisions(quantization) if settings.collisions == "resolve" else quantization.codes
-    catalog = catalog_of_codes(item_ids, codes)
+        codes = resolve_collisions(quantization) if settings.collisions == "resolve" else quantization.codes
+        chosen, facts = keep_or_rebuild(Assignment(quantization, codes), item_ids, earlier, settings)
+    catalog = catalog_of_codes(item_ids, chosen.codes)
     report = {
         "method": settings.method,
         **describe_identifiers(catalog, items["title"].tolist(), width=settings.codebook_width),
-        "collisions": _collisions(quantization.codes, codes),
-        "quantization_error": [round(error, 5) for error in quantization.errors(codes)],
+        "collisions": _collisions(chosen.quantization.codes, chosen.codes),
+        "quantization_error": [round(error, 5) for error in chosen.quantization.errors(chosen.codes)],
+        **changes(catalog, earlier),
+        **facts,
     }
-    return Identifiers(catalog, quantization.codebooks, report)
+    return Identifiers(catalog, chosen.quantization.codebooks, report)
 
 
 def quantize(vectors: FloatArray, settings: BuildIdentifiers) -> Quantization:
@@ -96,7 +111,7 @@ def catalog_of_codes(items: Sequence[str], codes: IntArray) -> Catalog:
     return Catalog.from_identifiers(identifiers)
 
 
-def _from_file(items: pd.DataFrame, path: str, collisions: str) -> Identifiers:
+def _from_file(items: pd.DataFrame, path: str, collisions: str, earlier: Earlier | None) -> Identifiers:
     catalog = Catalog.from_identifiers(read_identifiers(path))
     _require_items(catalog, items["item_id"].tolist(), path)
     shared = catalog.num_collisions()
@@ -112,6 +127,10 @@ def _from_file(items: pd.DataFrame, path: str, collisions: str) -> Identifiers:
         **describe_identifiers(catalog, titles, width=None),
         "collisions": _collisions(catalog.codes, catalog.codes),
         "quantization_error": None,
+        **changes(catalog, earlier),
+        "reason": f"given by {path}",
+        "error_kept": None,
+        "error_fresh": None,
     }
     return Identifiers(catalog, None, report)
 

@@ -41,7 +41,7 @@ def resolve_collisions(quantization: Quantization) -> IntArray:
         )
     colliding = colliding_items(codes)
     homeless = _spread_in_families(quantization, codes, colliding)
-    _place_in_branches(quantization, codes, homeless)
+    place_in_branches(quantization, codes, homeless)
     return codes
 
 
@@ -65,7 +65,7 @@ def _spread_in_families(quantization: Quantization, codes: IntArray, colliding: 
     return np.concatenate(homeless) if homeless else np.empty(0, dtype=np.int64)
 
 
-def _place_in_branches(quantization: Quantization, codes: IntArray, homeless: IntArray) -> None:
+def place_in_branches(quantization: Quantization, codes: IntArray, homeless: IntArray) -> None:
     """Give each homeless item, in place, a free identifier under the deepest of its prefixes that has one."""
     if not len(homeless):
         return

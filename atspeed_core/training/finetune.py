@@ -35,8 +35,9 @@ from atspeed_core.models.building import add_dropout, build_model, load_base, sa
 from atspeed_core.models.lora import merged, with_lora
 from atspeed_core.models.prompts import PromptEncoder
 from atspeed_core.models.tokenizer import build_tokenizer, code_token_ids
+from atspeed_core.models.warm_start import build_from
 from atspeed_core.progress import track
-from atspeed_core.settings import FinetuneTarget, load_params
+from atspeed_core.settings import Architecture, FinetuneTarget, load_params
 from atspeed_core.training.curves import CURVES_FILE, Curves
 from atspeed_core.training.recommendation_loss import recommendation_loss
 from atspeed_core.training.windows import IGNORED, epoch_windows, token_batch
@@ -91,25 +92,44 @@ class Progress:
 
 
 def build(
-    settings: FinetuneTarget, catalog: Catalog, codebooks: Path
+    settings: FinetuneTarget, catalog: Catalog, codebooks: Path, start: Path | None = None
 ) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
-    """The model to train and its tokenizer, from scratch or from the base model, LoRA added if asked for."""
+    """The model to train and its tokenizer, LoRA added if asked for.
+
+    Args:
+        settings: the section `finetune_target`.
+        catalog: its codes become tokens.
+        codebooks: codebooks.safetensors, read for `codebook_start`.
+        start: folder of an earlier target that fits; its weights are taken, in place of those of the base model. A
+            tokenizer with a base model keeps the codes that no item has any more.
+    """
     if settings.architecture is not None:
         tokenizer: PreTrainedTokenizerBase = build_tokenizer(catalog.code_tokens)
-        model: PreTrainedModel = build_model(settings.architecture, tokenizer, seed=settings.seed)
-        if settings.codebook_start:
-            ids, vectors = (
-                code_token_ids(tokenizer, catalog.code_tokens),
-                load_code_vectors(codebooks, catalog.code_tokens),
-            )
-            start_from_codebooks(model, ids, vectors, seed=settings.seed)
+        if start is None:
+            model = _from_scratch(settings, settings.architecture, tokenizer, catalog, codebooks)
+        else:
+            model = build_from(start, settings.architecture, tokenizer, seed=settings.seed)
         add_dropout(model, settings.architecture.dropout)
         return model, tokenizer
     assert settings.base_model is not None
-    model, tokenizer = load_base(settings.base_model, catalog.code_tokens)
+    model, tokenizer = load_base(str(start or settings.base_model), catalog.code_tokens)
     if settings.lora is None:
         return model, tokenizer
     return with_lora(model, tokenizer, catalog.code_tokens, settings.lora, seed=settings.seed), tokenizer
+
+
+def _from_scratch(
+    settings: FinetuneTarget,
+    architecture: Architecture,
+    tokenizer: PreTrainedTokenizerBase,
+    catalog: Catalog,
+    codebooks: Path,
+) -> PreTrainedModel:
+    model = build_model(architecture, tokenizer, seed=settings.seed)
+    if settings.codebook_start:
+        ids = code_token_ids(tokenizer, catalog.code_tokens)
+        start_from_codebooks(model, ids, load_code_vectors(codebooks, catalog.code_tokens), seed=settings.seed)
+    return model
 
 
 def train(
@@ -273,9 +293,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
     logging.basicConfig(level=logging.INFO if dist.get_rank() == 0 else logging.WARNING, format=args.log_format)
     params = load_params(args.params)
-    settings = params.finetune_target
+    settings = params.finetune_target.warmed() if args.warm_from else params.finetune_target
     catalog = Catalog.load(args.identifiers)
-    model, tokenizer = build(settings, catalog, args.identifiers.with_name("codebooks.safetensors"))
+    model, tokenizer = build(settings, catalog, args.identifiers.with_name("codebooks.safetensors"), args.warm_from)
     encoder = PromptEncoder.build(
         tokenizer, catalog, instruction=settings.instruction, max_history=params.prepare_data.max_history
     )
@@ -296,6 +316,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--processed", type=Path, required=True, help="folder of prepare_data")
     parser.add_argument("--identifiers", type=Path, required=True, help="identifiers.json")
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder for checkpoints of this very training")
+    parser.add_argument("--warm-from", type=Path, help="folder of an earlier target that fits")
     parser.add_argument("--output", type=Path, required=True, help="model folder to write")
     parser.add_argument("--log-format", default="%(message)s", help="format of log lines")
     return parser

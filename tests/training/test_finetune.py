@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -10,16 +9,23 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 import yaml
 
-from atspeed_core.models.building import load_model
+from atspeed_core.models.building import build_model, load_model, save_model
+from atspeed_core.models.lora import merged
+from atspeed_core.models.tokenizer import build_tokenizer
+from atspeed_core.settings import Architecture, FinetuneTarget, Lora
 from atspeed_core.training.curves import read_curves
+from atspeed_core.training.finetune import build
+from tasks.processes import kill
 from tests.models.test_building import save_base
 from tests.tiny_models import make_catalog
 
-CATALOG = make_catalog([(a, b, c) for a in range(4) for b in range(3) for c in range(2)])
+CODES = [(a, b, c) for a in range(4) for b in range(3) for c in range(2)]
+CATALOG = make_catalog(CODES)
 TARGET_OF_ALIGNMENT = {"architecture": {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "intermediate_size": 8}}
 SCRATCH = {
     "architecture": {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 16, "dropout": 0.2}
@@ -52,6 +58,7 @@ def start(folder: Path, name: str, settings: dict) -> subprocess.Popen:
     processes = settings.get("deepspeed", {}).get("num_processes", 1)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command += ["-m", "atspeed_core.training.finetune", "--params", f"{name}.yaml", "--processed", "data"]
+    command += ["--warm-from", "champion"] if (folder / "champion").exists() else []
     command += ["--identifiers", "identifiers.json", "--checkpoints", f"checkpoints/{name}", "--output", f"out/{name}"]
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     return subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
@@ -62,25 +69,62 @@ def finish(process: subprocess.Popen) -> None:
 
 
 def test_a_killed_training_goes_on_and_ends_with_the_same_weights(folder):
-    finish(start(folder, "whole", SCRATCH))
-    killed = start(folder, "killed", SCRATCH)
+    whole_and_killed(folder, SCRATCH, epochs=4)
+    curves = read_curves(folder / "out/whole/curves.csv")
+    losses = [value for _, name, value in curves.rows if name == "train_loss"]
+    assert losses[-1] < losses[0]
+    assert len(list((folder / "checkpoints/whole").glob("epoch-*"))) <= 2
+
+
+def test_a_killed_warm_training_goes_on_and_ends_with_the_same_weights(folder):
+    save_champion(folder / "champion", seed=9)
+    warm = {"learning_rate": 1e-4, "max_epochs": 8}
+    settings = {**SCRATCH, "max_epochs": 1, "learning_rate": 1.0, "patience": 8, "warm": warm}
+    whole_and_killed(folder, settings, epochs=8)
+    champion, trained = load_model(folder / "champion").state_dict(), load_model(folder / "out/whole").state_dict()
+    assert all(torch.allclose(trained[n], champion[n], atol=0.01) for n in champion)
+    assert not torch.equal(trained["lm_head.weight"], champion["lm_head.weight"])
+
+
+def save_champion(folder: Path, *, seed: int) -> None:
+    tokenizer = build_tokenizer(CATALOG.code_tokens)
+    model = build_model(Architecture(**SCRATCH["architecture"]), tokenizer, seed=seed)
+    save_model(folder, model, tokenizer, instruction="")
+
+
+def test_a_model_with_a_base_starts_from_the_champion_with_rows_for_new_codes(tmp_path):
+    settings = FinetuneTarget(base_model=str(save_base(tmp_path / "base", tied=False)), lora=Lora(rank=2))
+    first, tokenizer = build(settings, CATALOG, tmp_path / "none")
+    with torch.no_grad():
+        for weight in first.parameters():
+            weight.add_(torch.rand_like(weight))
+    save_model(tmp_path / "champion", merged(first), tokenizer, instruction="")
+    more = make_catalog([*CODES, (4, 3, 2)])
+    second, larger = build(settings, more, tmp_path / "none", tmp_path / "champion")
+    before, now = load_model(tmp_path / "champion"), merged(second)
+    assert len(larger) == len(tokenizer) + 3
+    assert torch.equal(now.get_input_embeddings().weight[: len(tokenizer)], before.get_input_embeddings().weight)
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(now.state_dict()[name], before.state_dict()[name])
+    assert not torch.equal(now.state_dict()[name], load_model(tmp_path / "base").state_dict()[name])
+
+
+def whole_and_killed(folder: Path, settings: dict, *, epochs: int) -> None:
+    """Train once, and once with a SIGKILL after the second epoch; both have to end the same."""
+    finish(start(folder, "whole", settings))
+    killed = start(folder, "killed", settings)
     progress = folder / "checkpoints/killed/progress.json"
     while not (progress.exists() and json.loads(progress.read_text())["epoch"] >= 2):
         assert killed.poll() is None
         time.sleep(0.02)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
+    kill([*psutil.Process(killed.pid).children(recursive=True), psutil.Process(killed.pid)])
     assert not (folder / "out/killed").exists()
     stopped_at = json.loads(progress.read_text())["epoch"]
-    assert stopped_at < 4
-    finish(start(folder, "killed", SCRATCH))
+    assert stopped_at < epochs
+    finish(start(folder, "killed", settings))
     whole, resumed = (load_model(folder / "out" / name).state_dict() for name in ("whole", "killed"))
     assert all(torch.equal(whole[n], resumed[n]) for n in whole)
-    curves = read_curves(folder / "out/whole/curves.csv")
-    assert curves == read_curves(folder / "out/killed/curves.csv")
-    losses = [value for _, name, value in curves.rows if name == "train_loss"]
-    assert losses[-1] < losses[0]
-    assert len(list((folder / "checkpoints/whole").glob("epoch-*"))) <= 2
+    assert read_curves(folder / "out/whole/curves.csv") == read_curves(folder / "out/killed/curves.csv")
 
 
 def test_lora_on_a_base_model_with_two_processes(folder):

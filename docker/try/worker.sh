@@ -1,0 +1,13 @@
+#!/bin/sh
+# Within the worker image: two environments that do not know each other, git, and the commands of the nights.
+set -eu
+export HOME=/tmp AIRFLOW_HOME=/tmp/airflow
+mkdir -p "$AIRFLOW_HOME"
+test "$(id -u)" = 50000
+git --version
+airflow_entrypoint.sh version
+"$ATSPEED_PYTHON" -c "import deepspeed, dvc, mlflow, torch, transformers; print('torch', torch.__version__)"
+if "$ATSPEED_PYTHON" -c "import airflow" 2> /dev/null; then echo "Airflow is in the ML environment" >&2; exit 1; fi
+for command in open_run run_stage recommend_shard run_experiment; do
+  "$ATSPEED_PYTHON" -m "tasks.nightly.$command" --help > /dev/null
+done

@@ -1,0 +1,153 @@
+"""What a night offers for the champion's place: read from its checkout, before anything is registered."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from atspeed_core.errors import UserError
+from atspeed_core.evaluation.inputs import read_stage_json
+from atspeed_core.settings import Params, load_params
+from tasks.nightly import evidence
+from tasks.nightly.night import Night
+from tasks.nightly.preset import Gate, load_preset
+from tasks.nightly.registry import COMMIT, DATASET, DATE, METHOD, RUN, TAG, registered_name
+from tasks.nightly.weights import decoding, dvc_remote, locked_digests, paths_of, repository
+from tasks.paths import PROCESSED, RESULTS
+
+Json = dict[str, Any]
+
+COLUMNS = {  # of the table in a version's description
+    "accepted_steps": "AS",
+    "target_calls": "calls",
+    "walltime_speedup": "WS",
+    "latency_ms_p95": "p95 ms",
+    "identical_lists": "identical",
+    "recall": "Recall",
+    "ndcg": "NDCG",
+}
+
+
+@dataclass(frozen=True)
+class Challenger:
+    """What is registered.
+
+    Attributes:
+        night: the night that made it.
+        run: id of the parent run.
+        commit: of the night, tagged.
+        method: whose draft serves.
+        params: of the night.
+        gate: thresholds of the night.
+        figures: K -> figures of the method's strict lists.
+        digests: path -> md5, of the night's dvc.lock.
+    """
+
+    night: Night
+    run: str
+    commit: str
+    method: str
+    params: Params
+    gate: Gate
+    figures: Json
+    digests: dict[str, str]
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What every registered version says of its origin."""
+        night = self.night
+        origin = {COMMIT: self.commit, TAG: night.tag, DATE: night.date, DATASET: night.dataset}
+        return {**origin, METHOD: self.method, RUN: self.run}
+
+    def name(self, part: str) -> str:
+        """Name of the registered model."""
+        return registered_name(self.night.dataset, part)
+
+    @property
+    def data(self) -> tuple[str, str]:
+        """Name and digest of the processed data."""
+        return self.night.dataset, self.digests[str(PROCESSED)].removesuffix(".dir")
+
+    @property
+    def judged(self) -> Json:
+        """Figures at the judged K."""
+        return dict(self.figures[str(self.gate.k)])
+
+
+def read_challenger(night: Night) -> Challenger:
+    """Collect what the checkout in the current folder holds.
+
+    Raises:
+        UserError: the night has no parent run or tag yet, or an evaluation is missing.
+    """
+    if night.mlflow_run_id is None:
+        raise UserError("night.json: 'mlflow_run_id' is missing; open the night anew while MLflow answers")
+    gate = evidence.changed(load_preset(night.dataset).nightly.gate.model_dump(), night.gate)
+    figures = {method: strict_figures(method, gate.k) for method in night.methods}
+    method = min(figures, key=lambda name: (figures[name][str(gate.k)]["target_calls"], name))
+    return Challenger(
+        night=night,
+        run=night.mlflow_run_id,
+        commit=commit_of(night.tag),
+        method=method,
+        params=load_params(Path("params.yaml")),
+        gate=gate,
+        figures=figures[method],
+        digests=locked_digests(Path("dvc.lock").read_text(encoding="utf-8")),
+    )
+
+
+def strict_figures(method: str, k: int) -> Json:
+    """K -> figures of a method's strict lists; `k` is among them.
+
+    Raises:
+        UserError: the method was not evaluated, or not at `k`.
+    """
+    path = RESULTS / f"{method}.json"
+    by_k = read_stage_json(path, "evaluate")["verifications"].get(evidence.VERIFICATION, {})
+    if str(k) not in by_k:
+        raise UserError(f"{path}: no strict figures at K = {k}; name this K in evaluate.ks, or another in the gate")
+    return dict(by_k)
+
+
+def commit_of(tag: str) -> str:
+    """The commit that a git tag names.
+
+    Raises:
+        UserError: there is no such tag.
+    """
+    found = subprocess.run(["git", "rev-parse", "--verify", f"{tag}^{{commit}}"], capture_output=True, text=True)
+    if found.returncode:
+        raise UserError(f"git tag '{tag}': not there; run commit_night first")
+    return found.stdout.strip()
+
+
+def manifest(challenger: Challenger) -> Json:
+    """Where the recommender's weights come from, and how it decodes: the model_config of the logged model."""
+    paths = paths_of(challenger.method)
+    return {
+        "repository": repository(),
+        "commit": challenger.commit,
+        "remote": dvc_remote(),
+        "method": challenger.method,
+        "paths": {name: str(path) for name, path in paths.items()},
+        "md5": {name: challenger.digests[str(path)] for name, path in paths.items()},
+        "decoding": decoding(Path("params.yaml")),
+    }
+
+
+def as_url(repository: str) -> str:
+    """A folder as an address, for pip."""
+    return Path(repository).as_uri() if Path(repository).exists() else repository
+
+
+def description(challenger: Challenger) -> str:
+    """Markdown: which night, and a table of the figures at every K."""
+    night = challenger.night
+    rows = [
+        [k, *(f"{figures[name]:.4f}" if name in figures else "missing" for name in COLUMNS)]
+        for k, figures in challenger.figures.items()
+    ]
+    table = [["K", *COLUMNS.values()], ["---"] * (1 + len(COLUMNS)), *rows]
+    head = f"Night {night.date} of {night.dataset}, draft {challenger.method}, git tag {night.tag}; strict lists."
+    return "\n".join([head, "", *("| " + " | ".join(row) + " |" for row in table)])

@@ -1,0 +1,138 @@
+"""Commits and tags a green night, when all that a clone of it needs is in the remote.
+
+No branch is moved, so two nights that end together do not meet. A night that was really redone gets its tag moved;
+the commit that had it stays reachable, as a parent of the new one.
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+
+from atspeed_core.errors import TemporaryError, UserError
+from atspeed_core.files import read_json
+from tasks.nightly.checkout import STATE, git
+from tasks.nightly.command import answer, command
+from tasks.nightly.dvc_project import LOCK_FILE, drop_stale_locks, dvc_project, guard_lock_file, not_in_remote, push
+from tasks.nightly.night import Night, load_night
+from tasks.paths import RESULTS
+
+NAME, EMAIL = "ATSPEED_GIT_NAME", "ATSPEED_GIT_EMAIL"
+METRICS = RESULTS / "metrics.json"
+NEEDED = ("params.yaml", "dvc.yaml", "dvc.lock", ".dvc/config", str(METRICS), str(RESULTS / "summary.md"))
+INTERACTIONS = "data/interactions.dvc"  # other data sets have none
+K = "10"  # list length of the figures in the message, where it was measured
+
+log = logging.getLogger(__name__)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main() -> None:
+    """Push the night's data and models, commit its params, lock and figures, and push the tag."""
+    with command("commit_night"):
+        answer(commit_night(load_night()))
+
+
+def commit_night(night: Night) -> dict[str, Any]:
+    """Tag the night in the repository; the commit that bears the tag already where nothing has changed.
+
+    Raises:
+        UserError: a file that belongs to the night is missing.
+        TemporaryError: the remote or the repository cannot be reached, or someone else moved the tag just now.
+    """
+    if night.dry_run:
+        log.info("dry run: would commit and tag %s", night.tag)
+        return {"tag": night.tag, "commit": None}
+    if missing := [name for name in NEEDED if not Path(name).exists()]:
+        raise UserError(f"{missing[0]} is missing in this checkout; clear the stage that writes it")
+    with dvc_project() as repo:
+        drop_stale_locks(repo)
+        guard_lock_file(repo)
+        order_lock_file(repo.lock)
+        push(repo)
+        if lacking := not_in_remote(repo):
+            raise TemporaryError(f"the DVC remote lacks {len(lacking)} files of this night, {lacking[0]} among them")
+    return {"tag": night.tag, "commit": tagged(night, tree_of_checkout())}
+
+
+def order_lock_file(lock: Any) -> None:
+    """Put the stages of dvc.lock into the order of their names.
+
+    Else the lock of a night would tell which of two stages that ran at the same time ended first.
+    """
+    from dvc.utils.serialize import dump_yaml
+
+    with lock:
+        content = yaml.safe_load(LOCK_FILE.read_text(encoding="utf-8"))
+        stages = content["stages"]
+        if list(stages) != sorted(stages):
+            dump_yaml(LOCK_FILE, {**content, "stages": {name: stages[name] for name in sorted(stages)}})
+
+
+def tree_of_checkout() -> str:
+    """The git tree of the pinned commit with the night's files; the checkout's own index stays as it is."""
+    index = {"GIT_INDEX_FILE": str((STATE / f"index-{os.getpid()}").absolute())}
+    try:
+        git("read-tree", "HEAD", environment=index)
+        listed = git("ls-files", "--modified", "--others", "--exclude-standard", "--", "*.gitignore", environment=index)
+        further = [name for name in (INTERACTIONS, *listed.splitlines()) if Path(name).exists()]
+        git("add", "--force", "--", *NEEDED, *further, environment=index)
+        return git("write-tree", environment=index)
+    finally:
+        Path(index["GIT_INDEX_FILE"]).unlink(missing_ok=True)
+
+
+def tagged(night: Night, tree: str) -> str:
+    """The commit of `tree` that bears the night's tag at origin, made and pushed where there is none."""
+    name = f"refs/tags/{night.tag}"
+    there = git("ls-remote", "origin", name).split()
+    old = None
+    if there:
+        git("fetch", "--quiet", "--no-tags", "origin", f"+{name}:{name}")
+        old = git("rev-parse", f"{name}^{{commit}}")
+        if git("rev-parse", f"{old}^{{tree}}") == tree:
+            log.info("%s is up to date at %s", night.tag, old)
+            return old
+        log.warning("%s moves: the night was done anew; its earlier commit %s stays as a parent", night.tag, old)
+    commit = commit_of(tree, [night.commit, *([old] if old else [])], message(night))
+    expected = there[0] if there else ""
+    git("push", "--quiet", f"--force-with-lease={name}:{expected}", "origin", f"{commit}:{name}")
+    git("update-ref", name, commit)
+    return commit
+
+
+def commit_of(tree: str, parents: list[str], text: str) -> str:
+    """A new commit, on no branch."""
+    us = {
+        "NAME": os.environ.get(NAME) or "atspeed nightly",
+        "EMAIL": os.environ.get(EMAIL) or "nightly@atspeed.invalid",
+    }
+    identity = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in us.items()}
+    above = [part for parent in parents for part in ("-p", parent)]
+    return git("commit-tree", tree, *above, "-m", text, environment=identity)
+
+
+def message(night: Night) -> str:
+    """The commit's message: which night, what its training started from, and its figures."""
+    metrics = read_json(METRICS)
+    origin = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["warm_start"]["commit"]
+    start = f"trained on from {origin[:10]}" if origin else "trained from scratch"
+    lines = [f"Night {night.date} of {night.dataset}", "", f"Code {night.commit[:10]}, {start}; run {night.run_id}"]
+    lines.append(f"target: {figures(metrics['target'], ('recall', 'ndcg'))}")
+    for method, verified in metrics["methods"].items():
+        lines.append(f"{method}: {figures(verified['strict'], ('accepted_steps', 'walltime_speedup'))}")
+    return "\n".join(lines)
+
+
+def figures(by_k: dict[str, Any], names: tuple[str, ...]) -> str:
+    """Some figures of a list length, as text."""
+    k = K if K in by_k else max((key for key in by_k if key.isdigit()), key=int)
+    return ", ".join(f"{name}@{k} {by_k[k][name]:.4f}" for name in names)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,116 @@
+"""The gate's evidence: what a night leaves with its parent run in MLflow, and how it is read back.
+
+The gate needs no checkout: the figures of challenger and champion, one row a user, and the night's thresholds are
+artifacts in gate/ of the parent run.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import ValidationError
+
+from atspeed_core.errors import UserError
+from atspeed_core.evaluation.gate import Evidence, Thresholds
+from atspeed_core.evaluation.inputs import read_stage_json, read_stage_parquet
+from atspeed_core.files import read_json, write_json
+from tasks.nightly.preset import Gate, merged
+from tasks.paths import RESULTS
+
+Json = dict[str, Any]
+
+FOLDER = "gate"  # among the artifacts of the parent run
+VERIFICATION = "strict"
+STAGE = "evaluation of the night"
+
+
+@dataclass(frozen=True)
+class NightEvidence:
+    """What the gate reads.
+
+    Attributes:
+        challenger: content of results/METHOD.json.
+        challenger_users: its rows of strict verification, one a user and K.
+        champion: content of results/champion.json; None where the night had no champion.
+        champion_users: its rows.
+        gate: thresholds of the night.
+    """
+
+    challenger: Json
+    challenger_users: pd.DataFrame
+    champion: Json | None
+    champion_users: pd.DataFrame | None
+    gate: Gate
+
+
+def collect(folder: Path, method: str, gate: Gate) -> None:
+    """Put the evidence of a night, in the current folder, into `folder`."""
+    folder.mkdir(parents=True)
+    for role, name in (("challenger", method), ("champion", "champion")):
+        figures, users = RESULTS / f"{name}.json", RESULTS / "per_user" / f"{name}.parquet"
+        if role == "challenger" or figures.exists():
+            write_json(folder / f"{role}.json", read_stage_json(figures, STAGE))
+            read_stage_parquet(users, STAGE).to_parquet(folder / f"{role}.parquet", index=False)
+        else:  # an earlier try may have left those of a champion behind
+            write_json(folder / f"{role}.json", None)
+    write_json(folder / "thresholds.json", gate.model_dump())
+
+
+def read(folder: Path, changes: Json) -> NightEvidence:
+    """Read what `collect` wrote; `changes` stand before the night's thresholds.
+
+    Raises:
+        UserError: `changes` hold an unknown threshold or a wrong value.
+    """
+    has_champion = read_json(folder / "champion.json") is not None
+    return NightEvidence(
+        challenger=read_json(folder / "challenger.json"),
+        challenger_users=_strict(pd.read_parquet(folder / "challenger.parquet")),
+        champion=read_json(folder / "champion.json"),
+        champion_users=_strict(pd.read_parquet(folder / "champion.parquet")) if has_champion else None,
+        gate=changed(read_json(folder / "thresholds.json"), changes),
+    )
+
+
+def changed(gate: Json, changes: Json) -> Gate:
+    """Thresholds with changes of a person or a night laid over.
+
+    Raises:
+        UserError: an unknown threshold or a wrong value.
+    """
+    try:
+        return Gate.model_validate(merged(gate, changes))
+    except ValidationError as error:
+        faults = [f"'{'.'.join(map(str, fault['loc']))}': {fault['msg']}" for fault in error.errors()]
+        raise UserError(f"gate: {'; '.join(faults)}; known: {', '.join(Gate.model_fields)}") from None
+
+
+def thresholds(gate: Gate) -> Thresholds:
+    """The part of the settings that is judged."""
+    return Thresholds(**{name: getattr(gate, name) for name in Thresholds.__dataclass_fields__})
+
+
+def evidence(figures: Json, users: pd.DataFrame, k: int, version: str, date: str) -> Evidence:
+    """Evidence at `k`; what the files do not hold is missing in it."""
+    by_k = figures["verifications"][VERIFICATION]
+    at_k = by_k.get(str(k), {})
+    rows = users[users["k"] == k]
+    return Evidence(
+        version=version,
+        date=date,
+        method=figures["method"],
+        users=tuple(rows["user_id"]),
+        recall=rows["recall"].to_numpy(dtype=np.float64),
+        ndcg=rows["ndcg"].to_numpy(dtype=np.float64),
+        identical_lists={int(key): found.get("identical_lists") for key, found in by_k.items()},
+        accepted_steps=at_k.get("accepted_steps"),
+        walltime_speedup=at_k.get("walltime_speedup"),
+        latency_ms_p95=at_k.get("latency_ms_p95"),
+        device=figures["device"],
+    )
+
+
+def _strict(users: pd.DataFrame) -> pd.DataFrame:
+    return users[users["verification"] == VERIFICATION]

@@ -1,0 +1,157 @@
+"""May a registered challenger take the champion's place? Evidence is read from MLflow, the verdict written there."""
+
+import json
+import logging
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from atspeed_core.errors import UserError
+from atspeed_core.evaluation.gate import Evidence, Verdict, judge
+from atspeed_core.files import write_json
+from tasks.nightly import evidence
+from tasks.nightly.command import NothingToDo, answer, command
+from tasks.nightly.evidence import NightEvidence
+from tasks.nightly.night import Champion
+from tasks.nightly.preset import Gate
+from tasks.nightly.registry import (
+    ACCEPTED,
+    DATE,
+    GATE,
+    METHOD,
+    REASON,
+    REFUSED,
+    ROLLED_BACK,
+    RUN,
+    champion_of,
+    recommender_version,
+    registry,
+)
+
+if TYPE_CHECKING:  # importing MLflow takes seconds
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+Json = dict[str, Any]
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+log = logging.getLogger(__name__)
+
+
+@app.command()
+def main(
+    dataset: Annotated[str, typer.Option(help="The preset's name.")],
+    version: Annotated[str, typer.Option(help="Version of the registered recommender.")],
+    gate: Annotated[str, typer.Option(help="Thresholds instead of the night's, as JSON.")] = "{}",
+) -> None:
+    """Judge a version and tag it, and its night, with the verdict; a refusal ends with exit code 99."""
+    with command("gate"):
+        with registry() as client:
+            verdict, approval = judge_version(client, dataset, version, parse_changes(gate))
+        answer({"accepted": verdict.accepted, "reasons": list(verdict.reasons), "approval": approval})
+        if not verdict.accepted:
+            raise NothingToDo(f"version {version} is refused: {'; '.join(verdict.reasons)}")
+
+
+def parse_changes(text: str) -> Json:
+    """The value of --gate.
+
+    Raises:
+        UserError: it is no JSON object.
+    """
+    try:
+        changes = json.loads(text or "{}")
+    except ValueError as error:
+        raise UserError(f"--gate: not valid JSON ({error}); give e.g. '{{\"tolerance\": 0.02}}'") from None
+    if not isinstance(changes, dict):
+        raise UserError("--gate: give a JSON object, e.g. '{\"tolerance\": 0.02}'")
+    return changes
+
+
+def judge_version(client: "MlflowClient", dataset: str, version: str, changes: Json) -> tuple[Verdict, bool]:
+    """Judge a version against the champion of this moment; returns the verdict and whether a person has to agree.
+
+    A champion is judged no more: it is accepted, and its tags stay as they are.
+    """
+    registered, champion = recommender_version(client, dataset, version), champion_of(client, dataset)
+    if champion and champion.version == version:
+        return Verdict(True, (), {"champion": f"version {version} is the champion already"}), False
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = client.download_artifacts(registered.tags[RUN], evidence.FOLDER, temporary)
+        night = evidence.read(Path(folder), changes)
+    verdict = objection(registered, night, champion, dataset) or judge_night(registered, night, champion)
+    record(client, registered, verdict, night.gate)
+    return verdict, night.gate.approval
+
+
+def objection(
+    registered: "ModelVersion", night: NightEvidence, champion: Champion | None, dataset: str
+) -> Verdict | None:
+    """Why the evidence cannot be judged at all; None when it can."""
+    reason = None
+    compared = night.champion["of"]["version"] if night.champion else None
+    now = champion.version if champion else None
+    if when := registered.tags.get(ROLLED_BACK):
+        back = f"python -m tasks.nightly.rollback --dataset {dataset}"
+        reason = f"version {registered.version} was rolled back ({when}); to have it again, roll back again: {back}"
+    elif compared != now:
+        reason = (
+            f"version {registered.version} was compared with {_called(compared)}, but the champion now is "
+            f"{_called(now)}; run evaluate_champion of the night of {registered.tags[DATE]} again, and what follows it"
+        )
+    return Verdict(False, (reason,), {"comparison": reason}) if reason else None
+
+
+def judge_night(registered: "ModelVersion", night: NightEvidence, champion: Champion | None) -> Verdict:
+    """The verdict of `atspeed_core.evaluation.gate` on a night's evidence."""
+    k = night.gate.k
+    ours = evidence.evidence(
+        night.challenger, night.challenger_users, k, str(registered.version), registered.tags[DATE]
+    )
+    theirs: Evidence | None = None
+    if champion and night.champion and night.champion_users is not None:
+        theirs = evidence.evidence(night.champion, night.champion_users, k, champion.version, champion.date)
+    return judge(ours, theirs, evidence.thresholds(night.gate))
+
+
+def record(client: "MlflowClient", registered: "ModelVersion", verdict: Verdict, gate: Gate) -> None:
+    """Tag the version and its night, and put gate.json and gate.md into the night's parent run."""
+    run, tags = registered.tags[RUN], verdict_tags(verdict)
+    for old in (name for name in registered.tags if name.startswith(REASON) and name not in tags):
+        client.delete_model_version_tag(registered.name, str(registered.version), old)
+    for old in (name for name in client.get_run(run).data.tags if name.startswith(REASON) and name not in tags):
+        client.delete_tag(run, old)
+    for name, text in tags.items():
+        client.set_model_version_tag(registered.name, str(registered.version), name, text)
+        client.set_tag(run, name, text)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        content = {"accepted": verdict.accepted, "reasons": verdict.reasons, "facts": verdict.facts}
+        write_json(folder / "gate.json", {"version": registered.version, **content, "thresholds": gate.model_dump()})
+        (folder / "gate.md").write_text(as_markdown(registered, verdict), encoding="utf-8")
+        client.log_artifacts(run, str(folder))
+
+
+def verdict_tags(verdict: Verdict) -> dict[str, str]:
+    """Tags that hold the verdict and every reason."""
+    reasons = {f"{REASON}{number}": reason for number, reason in enumerate(verdict.reasons, start=1)}
+    return {GATE: ACCEPTED if verdict.accepted else REFUSED, **reasons}
+
+
+def as_markdown(registered: "ModelVersion", verdict: Verdict) -> str:
+    """The verdict as a page to read."""
+    head = f"# Version {registered.version} ({registered.tags[DATE]}, {registered.tags[METHOD]}): "
+    lines = [head + (ACCEPTED if verdict.accepted else REFUSED), ""]
+    rows = [["", "judged", "finding"], ["---"] * 3]
+    rows += [["no" if fact in verdict.reasons else "yes", name, fact] for name, fact in verdict.facts.items()]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def _called(version: str | None) -> str:
+    return f"version {version}" if version else "none"
+
+
+if __name__ == "__main__":
+    app()

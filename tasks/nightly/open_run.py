@@ -1,0 +1,281 @@
+"""Opens a night: a private checkout at a pinned commit, with the night's params, and its run in MLflow.
+
+The facts of a night (commit, champion, tag of the night before) are found once and kept; a run that is tried again,
+or cleared and run again after its checkout was removed, works on the same ones.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+import yaml
+from pydantic import ValidationError
+
+from atspeed_core.errors import UserError
+from atspeed_core.files import replacing
+from atspeed_core.settings import Method, load_params
+from tasks.nightly.champion import accepted_before, current_champion
+from tasks.nightly.checkout import (
+    REVISION,
+    check_out,
+    checkout_of,
+    clone,
+    commit_named,
+    facts_of,
+    night_before,
+    reach_home,
+    tag_prefix,
+)
+from tasks.nightly.command import answer, command
+from tasks.nightly.dvc_project import configure
+from tasks.nightly.methods import keep_methods
+from tasks.nightly.night import NIGHT, Champion, Night, load_night
+from tasks.nightly.parent_run import open_parent, reopen_parent
+from tasks.nightly.preset import PRESETS, Gate, Preset, load_preset, merged
+
+PARAMS = "params.yaml"
+
+log = logging.getLogger(__name__)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the caller asked for; see the options of the command."""
+
+    run_id: str
+    date: str
+    dataset: str
+    methods: list[str]
+    revision: str | None = None
+    full_retrain: bool = False
+    force: str | None = None
+    dry_run: bool = False
+    gate: dict[str, Any] = field(default_factory=dict)
+
+
+@app.command()
+def main(
+    run_id: Annotated[str, typer.Option(help="Of the DAG run.")],
+    date: Annotated[str, typer.Option(help="The day whose interactions come in, YYYY-MM-DD (UTC).")],
+    dataset: Annotated[str, typer.Option(help="Name of the preset.")],
+    methods: Annotated[str, typer.Option(help="Draft methods, with commas; none: those of the preset.")] = "",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit; none: ATSPEED_REVISION, HEAD.")] = None,
+    full_retrain: Annotated[bool, typer.Option("--full-retrain", help="Start from no champion.")] = False,
+    force: Annotated[str | None, typer.Option(help="A stage that runs in any case, or all.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; train nothing.")] = False,
+    gate: Annotated[str, typer.Option(help="Thresholds of this night, as JSON.")] = "{}",
+) -> None:
+    """Make the night's private checkout and its run in MLflow; answer where and what they are."""
+    with command("open_run"):
+        named = [name.strip() for name in methods.split(",") if name.strip()]
+        thresholds = thresholds_in(gate)
+        answer(open_night(Request(run_id, date, dataset, named, revision, full_retrain, force, dry_run, thresholds)))
+
+
+def open_night(request: Request) -> dict[str, Any]:
+    """The night's checkout and facts: those it has already, or new ones.
+
+    Raises:
+        UserError: the request, the preset or the params are wrong; nothing is left behind then.
+        TemporaryError: the shared folder, the repository or the tracking server cannot be reached.
+    """
+    check_request(request)
+    reach_home()
+    checkout, facts = checkout_of(request.run_id), facts_of(request.run_id)
+    if not (checkout / NIGHT).exists():
+        with replacing(checkout) as temporary:
+            build(request, temporary, facts)
+    night = load_night(checkout)
+    check_same(request, night)
+    keep_facts(checkout, facts)
+    if night.mlflow_run_id:
+        reopen_parent(night.mlflow_run_id)
+    log.info("night %s of %s at %s in %s", night.date, night.dataset, night.commit[:10], checkout)
+    return {
+        "checkout": str(checkout),
+        **night.model_dump(include={"methods", "date", "commit", "warm_start", "mlflow_run_id"}),
+    }
+
+
+def check_request(request: Request) -> None:
+    """Refuse what no repository or preset is needed to refuse.
+
+    Raises:
+        UserError: the run id or the date is wrong, or nobody said where the tracking server is.
+    """
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        raise UserError("MLFLOW_TRACKING_URI is not set; name the tracking server, the same on all machines")
+    if not re.fullmatch(r"[\w.~:+-]+", request.run_id):
+        raise UserError(f"--run-id '{request.run_id}': letters, digits and _ . ~ : + - only")
+    try:
+        day = date.fromisoformat(request.date)
+    except ValueError:
+        raise UserError(f"--date '{request.date}': no day; write it like 2016-10-05") from None
+    if day.isoformat() != request.date:
+        raise UserError(f"--date '{request.date}': write it like {day.isoformat()}")
+    if day > datetime.now(UTC).date():
+        raise UserError(f"--date {request.date} lies in the future (it is {datetime.now(UTC):%Y-%m-%d} in UTC)")
+
+
+def check_same(request: Request, night: Night) -> None:
+    """Refuse another night under a run id that has one.
+
+    Raises:
+        UserError: date or data set differ.
+    """
+    asked, opened = f"{request.date} of {request.dataset}", f"{night.date} of {night.dataset}"
+    if asked != opened:
+        raise UserError(f"run {request.run_id} was opened for {opened}, not for {asked}; choose another --run-id")
+
+
+def build(request: Request, checkout: Path, facts: Path) -> None:
+    """Clone into `checkout` and settle what the night works on, or take it from its `facts` if it has been opened."""
+    known = load_night(facts) if (facts / NIGHT).exists() else None
+    clone(checkout)
+    commit = check_out(known.commit if known else request.revision or os.environ.get(REVISION), checkout)
+    configure(checkout)
+    if known:
+        shutil.copyfile(facts / PARAMS, checkout / PARAMS)
+    night = known or settle(request, commit, checkout)
+    keep_methods(checkout, night.methods)
+    night.save(checkout)
+
+
+def keep_facts(checkout: Path, facts: Path) -> None:
+    """Keep what was settled for a time when the checkout is gone."""
+    if not (facts / NIGHT).exists():
+        with replacing(facts) as temporary:
+            temporary.mkdir()
+            for name in (NIGHT, PARAMS):
+                shutil.copyfile(checkout / name, temporary / name)
+
+
+def settle(request: Request, commit: str, checkout: Path) -> Night:
+    """Check the request against the repository, lay its params and open its run in MLflow; returns the facts.
+
+    Raises:
+        UserError: there is no such preset, method or stage, or a param or threshold is wrong.
+        TemporaryError: the tracking server does not answer.
+    """
+    preset = load_preset(request.dataset, checkout / PRESETS)
+    check_stage(request.force, checkout)
+    check_gate(preset, request.gate)
+    methods = known_methods(request.methods or list(preset.methods))
+    write_params(checkout, request.dataset, preset, None)  # faults are found before a server is asked
+    champion = current_champion(request.dataset)
+    origin = None if starts_cold(request, preset) else warm_start_from(request, champion, checkout)
+    write_params(checkout, request.dataset, preset, origin)
+    night = Night(
+        run_id=request.run_id,
+        date=request.date,
+        dataset=request.dataset,
+        methods=methods,
+        commit=commit,
+        tag=f"{tag_prefix(request.dataset)}{request.date}",
+        base_tag=night_before(request.dataset, request.date, checkout),
+        champion=champion,
+        warm_start=origin is not None,
+        force=request.force,
+        dry_run=request.dry_run,
+        gate=request.gate,
+    )
+    return night if night.dry_run else night.model_copy(update={"mlflow_run_id": open_parent(night, origin)})
+
+
+def known_methods(names: list[str]) -> list[str]:
+    """The draft methods named, each once, in the order of settings.py.
+
+    Raises:
+        UserError: one is not known.
+    """
+    if unknown := sorted(set(names) - set(get_args(Method))):
+        raise UserError(f"--methods: unknown '{unknown[0]}'; known: {', '.join(get_args(Method))}")
+    return [method for method in get_args(Method) if method in names]
+
+
+def check_stage(name: str | None, checkout: Path) -> None:
+    """Refuse to force a stage that dvc.yaml of `checkout` does not hold.
+
+    Raises:
+        UserError: there is no such stage.
+    """
+    stages = yaml.safe_load((checkout / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    if name not in (None, "all", *stages):
+        raise UserError(f"--force '{name}': no such stage; known: all, {', '.join(stages)}")
+
+
+def thresholds_in(text: str) -> dict[str, Any]:
+    """The JSON object in `text`.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"--gate '{text}': no JSON object; write it like {{\"tolerance\": 0.02}}")
+    return value
+
+
+def check_gate(preset: Preset, changes: dict[str, Any]) -> None:
+    """Refuse thresholds that the gate would not understand.
+
+    Raises:
+        UserError: one is unknown or out of its range.
+    """
+    try:
+        Gate.model_validate({**preset.nightly.gate.model_dump(), **changes})
+    except ValidationError as error:
+        faults = [f"'{'.'.join(map(str, fault['loc']))}': {fault['msg']}" for fault in error.errors()]
+        raise UserError(f"--gate: {'; '.join(faults)}") from None
+
+
+def starts_cold(request: Request, preset: Preset) -> bool:
+    """Whether this night takes nothing over from a champion, by wish or because the preset says every so many days."""
+    days = preset.nightly.full_retrain_days
+    return request.full_retrain or (days > 0 and date.fromisoformat(request.date).toordinal() % days == 0)
+
+
+def warm_start_from(request: Request, champion: Champion | None, checkout: Path) -> str | None:
+    """The commit whose models training starts from; None: from scratch.
+
+    A champion that has seen the night's day or a later one, in a backfill, is passed over for the newest accepted
+    model that has not.
+    """
+    if champion and champion.date >= request.date:
+        champion = accepted_before(request.dataset, request.date)
+    if champion and commit_named(champion.commit, checkout) is None:
+        log.warning("the repository lacks commit %s of champion %s: cold start", champion.commit, champion.version)
+        return None
+    return champion.commit if champion else None
+
+
+def write_params(checkout: Path, dataset: str, preset: Preset, origin: str | None) -> None:
+    """Lay the preset's changes and the start of training over params.yaml of `checkout`.
+
+    Raises:
+        UserError: a value is wrong.
+    """
+    path = checkout / PARAMS
+    params = merged(yaml.safe_load(path.read_text(encoding="utf-8")), preset.params)
+    params = merged(params, {"warm_start": {"commit": origin}})
+    with replacing(path) as temporary:
+        temporary.write_text(yaml.safe_dump(params, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    try:
+        load_params(path)
+    except UserError as error:
+        raise UserError(f"presets/{dataset}.yaml over {str(error).replace(f'{checkout}/', '')}") from None
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,228 @@
+"""experiment_sweep, first step: every method with every change of settings, checked before anything starts.
+
+What a sweep leaves, in sweeps/RUN/ of ATSPEED_HOME: sweep.json (`Sweep`), NAME/metrics.json of each experiment and the
+table that compares them.
+"""
+
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from atspeed_core.errors import UserError
+from atspeed_core.files import replacing, write_json
+from atspeed_core.settings import load_params
+from tasks.nightly.checkout import REVISION, check_out, clone, night_before, reach_home, safe_name
+from tasks.nightly.command import answer, command
+from tasks.nightly.open_run import known_methods
+from tasks.nightly.preset import PRESETS, home, load_preset, merged
+from tasks.nightly.runs import experiment, find_or_create
+from tasks.tracking import PIPELINE_RUN, STATE
+
+SWEEP = "sweep.json"
+PARAMS = "params.yaml"
+END_OF_TIME = "9999-12-31"
+LONGEST_LABEL = 60
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class Experiment(BaseModel):
+    """One method with one change of settings.
+
+    Attributes:
+        name: of its folder and of its run in MLflow.
+        method: of draft alignment.
+        overrides: "section.key" -> value.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    method: str
+    overrides: dict[str, Any]
+
+
+class Sweep(BaseModel):
+    """What a sweep works on, fixed when it is planned.
+
+    Attributes:
+        run_id: of the DAG run; also ATSPEED_RUN_ID of the stages.
+        dataset: name of the preset.
+        commit: of the code and data, pinned.
+        mlflow_run_id: the parent run.
+        experiments: methods x changes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    dataset: str
+    commit: str
+    mlflow_run_id: str
+    experiments: list[Experiment]
+
+
+@app.command()
+def main(
+    run_id: Annotated[str, typer.Option(help="Of the DAG run.")],
+    dataset: Annotated[str, typer.Option(help="Name of the preset.")],
+    methods: Annotated[str, typer.Option(help="Draft methods, with commas; none: those of the preset.")] = "",
+    overrides: Annotated[str, typer.Option(help='JSON list of changes, [{"align_draft.alpha": 0.3}, ...].')] = "[{}]",
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit; none: the newest night, else ATSPEED_REVISION, HEAD.")
+    ] = None,
+) -> None:
+    """Check every change of settings and open the parent run; answer the experiments."""
+    with command("plan_sweep"):
+        asked = experiments(methods_of(dataset, methods), changes_in(overrides))
+        sweep = plan(run_id, dataset, asked, revision)
+        answer({"experiments": [one.model_dump() for one in sweep.experiments], "commit": sweep.commit})
+
+
+def plan(run_id: str, dataset: str, asked: list[Experiment], revision: str | None) -> Sweep:
+    """The sweep of this run id: the one that it has already, or a new one.
+
+    Raises:
+        UserError: an experiment's params are wrong, or the run id belongs to another sweep.
+        TemporaryError: the repository or the tracking server cannot be reached.
+    """
+    if not re.fullmatch(r"[\w.~:+-]+", run_id):
+        raise UserError(f"--run-id '{run_id}': letters, digits and _ . ~ : + - only")
+    if (folder_of(run_id) / SWEEP).exists():
+        known = load_sweep(run_id)
+        if (known.dataset, known.experiments) != (dataset, asked):
+            raise UserError(f"--run-id {run_id} was planned with other experiments; choose another one")
+        return known
+    commit = pinned(dataset, asked, revision)
+    sweep = Sweep(
+        run_id=run_id,
+        dataset=dataset,
+        commit=commit,
+        mlflow_run_id=open_parent(run_id, dataset, commit, len(asked)),
+        experiments=asked,
+    )
+    write_json(folder_of(run_id) / SWEEP, sweep.model_dump())
+    return sweep
+
+
+def methods_of(dataset: str, methods: str) -> list[str]:
+    """The methods named in `methods`, with commas, or those of the preset."""
+    named = [name.strip() for name in methods.split(",") if name.strip()]
+    return known_methods(named or list(load_preset(dataset).methods))
+
+
+def changes_in(text: str) -> list[dict[str, Any]]:
+    """The list of changes in a JSON text; an empty list means: no change.
+
+    Raises:
+        UserError: it is no JSON list of objects.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, list) or not all(isinstance(change, dict) for change in value):
+        raise UserError(
+            f"--overrides '{text}': no JSON list of objects; write it like [{{\"align_draft.alpha\": 0.3}}]"
+        )
+    return value or [{}]
+
+
+def experiments(methods: list[str], changes: list[dict[str, Any]]) -> list[Experiment]:
+    """Every method with every change, numbered."""
+    pairs = [(method, change) for change in changes for method in methods]
+    return [
+        Experiment(name=f"{number:02d}-{method}{label(change)}", method=method, overrides=change)
+        for number, (method, change) in enumerate(pairs, start=1)
+    ]
+
+
+def label(change: dict[str, Any]) -> str:
+    """What a change says, short and fit for a file name."""
+    texts = [f"-{key.rpartition('.')[2]}={value}" for key, value in change.items()]
+    return re.sub(r"[^\w.=-]", "_", "".join(texts))[:LONGEST_LABEL]
+
+
+def pinned(dataset: str, asked: list[Experiment], revision: str | None) -> str:
+    """The commit that the sweep works on, where every experiment's params are in order.
+
+    Raises:
+        UserError: there is no such revision or preset, or the params of an experiment are wrong.
+    """
+    reach_home()
+    with tempfile.TemporaryDirectory(dir=home() / "checkouts", prefix=".plan-") as scratch:
+        checkout = Path(scratch) / "checkout"
+        clone(checkout)
+        night = night_before(dataset, END_OF_TIME, checkout)
+        commit = check_out(revision or night or os.environ.get(REVISION), checkout)
+        for one in asked:
+            write_params(checkout, dataset, one.overrides, Path(scratch) / PARAMS)
+    return commit
+
+
+def write_params(checkout: Path, dataset: str, overrides: dict[str, Any], path: Path) -> None:
+    """Lay the preset and the changes over params.yaml of `checkout` and write it to `path`; no warm start.
+
+    Raises:
+        UserError: a key is unknown (the nearest known one is named) or a value is out of its range.
+    """
+    params = yaml.safe_load((checkout / PARAMS).read_text(encoding="utf-8"))
+    preset = load_preset(dataset, checkout / PRESETS).params
+    for change in (preset, {"warm_start": {"commit": None}}, *(nested(*one) for one in overrides.items())):
+        params = merged(params, change)
+    with replacing(path) as temporary:
+        temporary.write_text(yaml.safe_dump(params, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    try:
+        load_params(path)
+    except UserError as error:
+        raise UserError(f"--overrides {json.dumps(overrides)}: {str(error).removeprefix(f'{path}: ')}") from None
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """{"a": {"b": value}} for the key "a.b"."""
+    first, _, rest = key.partition(".")
+    return {first: nested(rest, value) if rest else value}
+
+
+def open_parent(run_id: str, dataset: str, commit: str, count: int) -> str:
+    """The id of the sweep's run in MLflow; its stages find it by their pipeline run."""
+    tags = {
+        STATE: "open",
+        "dataset": dataset,
+        "atspeed.sweep": str(count),
+        "mlflow.source.git.commit": commit,
+    }
+    with experiment() as (client, experiment_id):
+        run = find_or_create(client, experiment_id, f"sweep {dataset}", (PIPELINE_RUN, run_id), tags)
+        return str(run.info.run_id)
+
+
+def folder_of(run_id: str) -> Path:
+    """Where a sweep keeps its results."""
+    return home() / "sweeps" / safe_name(run_id)
+
+
+def load_sweep(run_id: str) -> Sweep:
+    """Read sweep.json of a run.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = folder_of(run_id) / SWEEP
+    try:
+        return Sweep.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; plan the sweep first: python -m tasks.nightly.plan_sweep") from None
+    except ValidationError as error:
+        raise UserError(f"{path}: damaged ({error.error_count()} faults); remove it and plan the sweep anew") from None
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,130 @@
+"""Back to the model before: champion and previous change places.
+
+Doing it twice would undo it, so a rollback is written down (as a tag of the registered recommender) before it begins:
+one that was killed is completed, and one that a DAG run has done is not done again when its task is.
+"""
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from atspeed_core.errors import UserError
+from tasks.nightly.command import answer, command
+from tasks.nightly.registry import (
+    CHAMPION,
+    PREVIOUS,
+    RECOMMENDER,
+    ROLLED_BACK,
+    registered_name,
+    registry,
+    set_alias,
+    version_of,
+)
+from tasks.record import RUN_ID
+
+if TYPE_CHECKING:  # importing MLflow takes seconds
+    from mlflow import MlflowClient
+
+JOURNAL = "atspeed.rollback"
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """One rollback.
+
+    Attributes:
+        run_id: the DAG run that asked for it; None: a person at the command line.
+        left: version that is taken out of service.
+        restored: version that takes its place.
+        time: when it began, ISO 8601, UTC.
+        done: whether all of it is written.
+    """
+
+    run_id: str | None
+    left: str
+    restored: str
+    time: str
+    done: bool = False
+
+
+@app.command()
+def main(
+    dataset: Annotated[str, typer.Option(help="The preset's name.")],
+    run_id: Annotated[
+        str | None, typer.Option(envvar=RUN_ID, help="The DAG run that asks; once a run, it rolls back once.")
+    ] = None,
+) -> None:
+    """Put the previous champion into service again."""
+    with command("rollback"):
+        with registry() as client:
+            made = roll_back(client, dataset, run_id)
+        answer({"champion": made.restored, "previous": made.left})
+
+
+def roll_back(client: "MlflowClient", dataset: str, run_id: str | None) -> Rollback:
+    """Swap champion and previous, or finish the swap that was begun.
+
+    Raises:
+        UserError: there is no previous champion.
+    """
+    name = registered_name(dataset, RECOMMENDER)
+    last = read_journal(client, name)
+    if last and last.done and run_id and last.run_id == run_id:
+        log.info("%s: run %s has rolled back already", name, run_id)
+        return last
+    plan = last if last and is_under_way(client, name, last) else begin(client, name, run_id)
+    client.set_model_version_tag(name, plan.left, ROLLED_BACK, plan.time)
+    client.delete_model_version_tag(name, plan.restored, ROLLED_BACK)
+    set_alias(client, dataset, PREVIOUS, plan.left)
+    set_alias(client, dataset, CHAMPION, plan.restored)
+    write_journal(client, name, Rollback(**{**asdict(plan), "done": True}))
+    log.info("%s: version %s is champion again, version %s has been left", name, plan.restored, plan.left)
+    return plan
+
+
+def is_under_way(client: "MlflowClient", name: str, rollback: Rollback) -> bool:
+    """Whether it was begun and not finished, and nothing was promoted since."""
+    return not rollback.done and version_of(client, name, CHAMPION) in (rollback.left, rollback.restored)
+
+
+def begin(client: "MlflowClient", name: str, run_id: str | None) -> Rollback:
+    """Plan a rollback and write it down.
+
+    Raises:
+        UserError: there is no previous champion.
+    """
+    champion, previous = version_of(client, name, CHAMPION), version_of(client, name, PREVIOUS)
+    if champion is None or previous is None or champion == previous:
+        raise UserError(f"{name}: there is no previous champion to go back to; promote a second version first")
+    plan = Rollback(run_id, champion, previous, datetime.now(UTC).isoformat(timespec="seconds"))
+    write_journal(client, name, plan)
+    return plan
+
+
+def read_journal(client: "MlflowClient", name: str) -> Rollback | None:
+    """The last rollback; None where there was none, or no recommender."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        text = client.get_registered_model(name).tags.get(JOURNAL)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return Rollback(**json.loads(text)) if text else None
+
+
+def write_journal(client: "MlflowClient", name: str, rollback: Rollback) -> None:
+    """Write down what is done."""
+    client.set_registered_model_tag(name, JOURNAL, json.dumps(asdict(rollback)))
+
+
+if __name__ == "__main__":
+    app()

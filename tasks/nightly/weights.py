@@ -1,0 +1,209 @@
+"""A night's models, taken from its commit: identifiers, target and draft, verified by the digests of its dvc.lock.
+
+Weights live once, in the DVC remote. Who needs those of a commit (evaluation of the champion, batch jobs, serving)
+gets them here into a folder that is made once and read by all.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from atspeed_core.errors import TemporaryError, UserError
+from atspeed_core.files import replacing
+from atspeed_core.settings import Evaluate
+from tasks.nightly.night import NIGHT
+from tasks.nightly.preset import HOME, home
+from tasks.paths import DRAFTS, IDENTIFIERS, PROCESSED, TARGET
+from tasks.tracking import masked
+
+if TYPE_CHECKING:  # dvc and torch take seconds to import
+    from dvc.api import DVCFileSystem
+
+    from atspeed_core.recommender import Recommender
+
+REPOSITORY = "ATSPEED_REPOSITORY"  # git repository of the deployment: a folder or an address
+DVC_REMOTE = "ATSPEED_DVC_REMOTE"  # address of the DVC remote; default: dvc-remote in ATSPEED_HOME
+PARAMS = "params.yaml"
+DECODING = ("draft_beams", "draft_steps", "temperature", "exclude_history")  # of the section evaluate
+
+log = logging.getLogger(__name__)
+
+
+def repository() -> str:
+    """The git repository of the deployment: ATSPEED_REPOSITORY, else the current folder.
+
+    In a night's checkout, which does not outlive the night, it is where the checkout was cloned from. An address is
+    given without user name and password; git's own credential helpers know those.
+    """
+    named = os.environ.get(REPOSITORY) or (_origin() if NIGHT.exists() else None) or "."
+    return str(Path(named).absolute()) if Path(named).exists() else re.sub(r"://[^/\s]*@", "://", named)
+
+
+def dvc_remote() -> str | None:
+    """Address of the DVC remote that the environment names; None where it names none."""
+    if named := os.environ.get(DVC_REMOTE):
+        return named
+    return str(home() / "dvc-remote") if os.environ.get(HOME) else None
+
+
+def model_cache() -> Path:
+    """The folder that fetched models are kept in, shared by all of this machine's processes."""
+    return home() / "models"
+
+
+def paths_of(method: str, *, with_data: bool = False) -> dict[str, Path]:
+    """Name in a fetched folder -> path in a commit, of all that belongs to a recommender with the draft of `method`."""
+    paths = {"identifiers": IDENTIFIERS, "target": TARGET, "draft": DRAFTS / method}
+    return {**paths, "processed": PROCESSED} if with_data else paths
+
+
+def fetch_model(
+    commit: str,
+    method: str,
+    folder: Path,
+    repository: str,
+    *,
+    with_data: bool = False,
+    remote: str | None = None,
+) -> Path:
+    """Fetch the models of a commit, once: identifiers/, target/, draft/, params.yaml and, if asked for, processed/.
+
+    Args:
+        commit: git commit (whole hash) that holds dvc.lock and params.yaml.
+        method: whose draft is wanted.
+        folder: where fetched models are kept; a second call with the same arguments returns at once.
+        repository: git repository with the commit, a folder or an address.
+        with_data: the processed data of the commit as well.
+        remote: address of the DVC remote where the environment names none; None: that of the repository.
+
+    Returns:
+        The folder of this commit and method.
+
+    Raises:
+        UserError: the repository has no such commit, the commit no such method, or the data is not in the remote or
+            not what dvc.lock says.
+        TemporaryError: repository or remote do not answer.
+    """
+    final = folder / "-".join([commit, method, *(["data"] if with_data else [])])
+    with _one_at_a_time(folder / f".{final.name}.lock"):
+        if not final.exists():
+            log.info("fetching %s of %s from %s", method, commit, masked(repository))
+            with replacing(final) as temporary, _dvc_errors(commit, repository):
+                _fetch(_open(repository, commit, remote), paths_of(method, with_data=with_data), temporary)
+    return final
+
+
+def locked_digests(lock: str) -> dict[str, str]:
+    """Path -> md5 of all outs in the text of a dvc.lock; that of a folder ends in ".dir"."""
+    stages = (yaml.safe_load(lock) or {}).get("stages", {})
+    return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}
+
+
+def tree_md5(path: Path) -> str:
+    """The md5 of a file or folder, as DVC writes it into dvc.lock."""
+    if path.is_file():
+        return _file_md5(path)
+    files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    listing = [{"md5": _file_md5(path / name), "relpath": name} for name in files]
+    return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def decoding(params: Path) -> dict[str, Any]:
+    """How the recommender of a params.yaml decodes: the keyword arguments of `Recommender.load`.
+
+    Only what is needed is read: the file may be of another version of the code, with other settings.
+    """
+    content = yaml.safe_load(params.read_text(encoding="utf-8"))
+    told = content.get("evaluate", {})
+    settings = {name: told.get(name, Evaluate.model_fields[name].default) for name in DECODING}
+    return {**settings, "max_history": content["prepare_data"].get("max_history", 20)}
+
+
+def load_recommender(folder: Path, **settings: Any) -> "Recommender":
+    """The recommender in a folder that `fetch_model` made; `settings` stand before those of its params.yaml."""
+    from atspeed_core.recommender import Recommender
+
+    return Recommender.load(
+        target=folder / "target",
+        draft=folder / "draft",
+        identifiers=folder / "identifiers" / "identifiers.json",
+        **{**decoding(folder / PARAMS), **settings},
+    )
+
+
+def _open(repository: str, commit: str, remote: str | None) -> "DVCFileSystem":
+    from dvc.api import DVCFileSystem
+
+    config: dict[str, Any] = {"core": {"analytics": False}}
+    if (cache := home() / "dvc-cache").is_dir():
+        config["cache"] = {"dir": str(cache)}
+    if url := dvc_remote() or remote:
+        return DVCFileSystem(repository, rev=commit, config=config, remote="atspeed", remote_config={"url": url})
+    return DVCFileSystem(repository, rev=commit, config=config)
+
+
+def _fetch(files: "DVCFileSystem", wanted: dict[str, Path], folder: Path) -> None:
+    """Copy `wanted` (name in `folder` -> path in the commit) and params.yaml, and compare them with dvc.lock."""
+    folder.mkdir()
+    (folder / PARAMS).write_bytes(files.cat_file(PARAMS))
+    digests = locked_digests(files.cat_file("dvc.lock").decode())
+    for name, path in wanted.items():
+        if str(path) not in digests:
+            raise UserError(f"dvc.lock of the commit does not hold {path}; take a commit whose stages all ran")
+        files.get(str(path), str(folder / name), recursive=True)
+        if tree_md5(folder / name) != digests[str(path)]:
+            raise UserError(
+                f"{path}: what the DVC cache or remote holds is not what dvc.lock says ({digests[str(path)]}); "
+                "push it again from where it was made: dvc push"
+            )
+
+
+@contextmanager
+def _dvc_errors(commit: str, repository: str) -> Iterator[None]:
+    from dvc.exceptions import DvcException
+    from dvc.scm import CloneError, RevError
+
+    where = f"{masked(repository)} at {commit}"
+    try:
+        yield
+    except CloneError as error:
+        raise TemporaryError(f"{masked(repository)}: cannot be cloned ({masked(str(error))})") from None
+    except RevError:
+        raise UserError(f"{where}: no such commit; fetch it into the repository, or correct {REPOSITORY}") from None
+    except (FileNotFoundError, DvcException) as error:
+        remedy = f"push it from where it was made (dvc push), or correct {DVC_REMOTE}"
+        raise UserError(f"{where}: not in the DVC remote ({masked(str(error))}); {remedy}") from None
+
+
+@contextmanager
+def _one_at_a_time(lock: Path) -> Iterator[None]:
+    """Two processes that want the same models make them once."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _file_md5(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _origin() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "remote", "get-url", "origin"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None  # no git here, or no clone
+    return done.stdout.strip() or None

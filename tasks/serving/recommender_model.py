@@ -1,0 +1,53 @@
+"""The registered recommender, as MLflow loads it: a models-from-code file.
+
+It holds no weights. Its model_config says from which commit they come (`tasks.nightly.weights` fetches and verifies
+them), and the packages of this project must be installed where it is served.
+"""
+
+import os
+
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+from atspeed_core.errors import UserError
+from tasks.nightly.weights import REPOSITORY, fetch_model, load_recommender, model_cache
+from tasks.serving.schema import DEFAULTS
+
+OUTPUTS = ("items", "scores", "accepted_steps", "target_calls")
+
+
+class RecommenderModel(PythonModel):
+    """Histories in, lists out: `atspeed_core.Recommender` behind MLflow's interface."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Fetch the weights of the commit in `context.model_config` and load them."""
+        origin = context.model_config
+        repository = os.environ.get(REPOSITORY) or origin["repository"]
+        folder = fetch_model(origin["commit"], origin["method"], model_cache(), repository, remote=origin["remote"])
+        self.recommender = load_recommender(folder, **origin["decoding"])
+
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # hints would be its schema
+        """One row a history: items, scores, accepted_steps, target_calls.
+
+        Args:
+            context: not used; MLflow's interface.
+            model_input: DataFrame with the column `history`, item ids, oldest first.
+            params: k, verification, and allowed_items (none: all items).
+
+        Raises:
+            MlflowException: a mistake in the request, answered with HTTP 400.
+        """
+        asked = {**DEFAULTS, **(params or {})}
+        histories = [list(history) for history in model_input["history"]]
+        try:
+            made = self.recommender.recommend(
+                histories, int(asked["k"]), asked["verification"], allowed_items=list(asked["allowed_items"]) or None
+            )
+        except UserError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from None
+        return pd.DataFrame({name: getattr(made, name) for name in OUTPUTS})
+
+
+set_model(RecommenderModel())

@@ -1,0 +1,102 @@
+"""Stage warm_start: what tonight's stages may start from, the champion's identifiers, target and drafts."""
+
+import logging
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+
+from atspeed_core.errors import UserError
+from atspeed_core.files import replacing, write_json
+from tasks.paths import CHAMPION, DRAFTS, IDENTIFIERS, TARGET
+from tasks.stage import ParamsPath, stage
+
+log = logging.getLogger(__name__)
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(params: ParamsPath = Path("params.yaml")) -> None:
+    """Fetch the champion of warm_start.commit into data/champion/; only origin.json where no commit is given."""
+    with stage("warm_start", params) as run:
+        commit = run.params.warm_start.commit
+        with replacing(CHAMPION) as folder:
+            folder.mkdir()
+            origin = {"commit": None} if commit is None else fetch(commit, folder)
+            write_json(folder / "origin.json", origin)
+        run.log_param("champion_commit", origin["commit"])
+        log.info("champion: %s", origin["commit"] or "none, tonight starts from scratch")
+
+
+def fetch(commit: str, folder: Path) -> dict[str, Any]:
+    """Copy identifiers, target and drafts of a commit of this repository into `folder`, from DVC's cache or remote.
+
+    Args:
+        commit: a commit, or a tag of one.
+        folder: where identifiers/, target/ and drafts/METHOD/ are made; drafts/ only where the commit has some.
+
+    Returns:
+        What origin.json holds: the commit's full name and the base model of its target (None: from scratch).
+
+    Raises:
+        UserError: no such commit, it has no identifiers or target, or their data are nowhere.
+    """
+    from dvc.api import DVCFileSystem  # a second to import, which a night without champion need not wait
+
+    name = _full_name(commit)
+    files = DVCFileSystem(repo=".", rev=name)
+    for out in (IDENTIFIERS, TARGET):
+        if not _is_made(files, out):
+            raise UserError(
+                f"warm_start.commit: {commit} has no {out} in its dvc.lock; give a finished night's commit, or null"
+            )
+        _copy(files, out, folder / out.name, commit)
+    for draft in filter(lambda draft: _is_made(files, draft), _below(files, DRAFTS)):
+        _copy(files, draft, folder / DRAFTS.name / draft.name, commit)
+    return {"commit": name, "base_model": _base_model(files)}
+
+
+def _full_name(commit: str) -> str:
+    command = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(
+            f"warm_start.commit: {commit} is no commit of this repository; git fetch --tags, or set it to null"
+        )
+    return done.stdout.strip()
+
+
+def _is_made(files: Any, out: Path) -> bool:
+    """Whether dvc.lock knows the content of a folder; dvc.yaml may name outs that were never made."""
+    return bool(files.exists(str(out)) and files.info(str(out)).get("md5"))
+
+
+def _below(files: Any, folder: Path) -> list[Path]:
+    return [Path(name) for name in sorted(files.ls(str(folder), detail=False))] if files.exists(str(folder)) else []
+
+
+def _copy(files: Any, out: Path, place: Path, commit: str) -> None:
+    from dvc_data.index import DataIndexDirError
+
+    try:
+        files.get(str(out), str(place), recursive=True)
+    except (FileNotFoundError, DataIndexDirError) as error:
+        if not isinstance(error.__cause__ or error, FileNotFoundError):
+            raise  # a remote that cannot be reached, say
+        raise UserError(
+            f"warm_start.commit: {out} of {commit} is neither in DVC's cache nor in its remote; "
+            "dvc push it where it was made, or set the commit to null"
+        ) from None
+
+
+def _base_model(files: Any) -> str | None:
+    params = yaml.safe_load(files.read_text("params.yaml", encoding="utf-8"))
+    base_model: str | None = params["finetune_target"].get("base_model")
+    return base_model
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,136 @@
+"""`mlflow models serve` answers with the lists of `Recommender`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atspeed_core.recommender import Recommender
+from tests.nightly.registered_nights import (
+    DATASET,
+    HISTORIES,
+    ROOT,
+    Deployment,
+    K,
+    free_port,
+    mlflow_server,
+    wait_for,
+)
+
+MODEL = f"models:/atspeed-{DATASET}-recommender@champion"
+FIGURES = ("items", "scores", "accepted_steps", "target_calls")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Recommender]]:
+    """Address of a served champion, and the recommender in the checkout that it was made in."""
+    folder = tmp_path_factory.mktemp("serving")
+    with mlflow_server(folder) as server, pytest.MonkeyPatch.context() as patch:
+        deployment = Deployment.make(folder, server)
+        for name, value in deployment.environment.items():
+            patch.setenv(name, value)
+        checkout = deployment.night("2026-01-01")
+        version = ["--dataset", DATASET, "--version", "1"]
+        for name, arguments, cwd in (
+            ("register_challenger", [], checkout),
+            ("gate", version, None),
+            ("promote", version, None),
+        ):
+            done = deployment.call(name, *arguments, cwd=cwd)
+            assert done.code == 0, done.log
+        ours = load(checkout)
+        with serve(deployment, folder / "elsewhere") as address:
+            yield address, ours
+
+
+def load(checkout: Path) -> Recommender:
+    return Recommender.load(
+        checkout / "models/target",
+        checkout / "models/drafts/atspeed_s",
+        checkout / "data/identifiers/identifiers.json",
+        device="cpu",
+        draft_beams=8,
+        draft_steps=2,
+        exclude_history=True,
+    )
+
+
+@contextmanager
+def serve(deployment: Deployment, folder: Path) -> Iterator[str]:
+    """`mlflow models serve` in a folder of its own, knowing no more than the tracking server."""
+    folder.mkdir()
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", MODEL, "--env-manager", "local"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    unknown = {name: "" for name in deployment.environment if name.startswith("ATSPEED_")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, **unknown, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
+        ) as process,
+    ):
+        try:
+            wait_for(f"http://127.0.0.1:{port}/ping")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+
+
+def ask(address: str, histories: list[list[str]], **params: Any) -> list[dict[str, Any]]:
+    rows = {"dataframe_split": {"columns": ["history"], "data": [[history] for history in histories]}}
+    request = urllib.request.Request(
+        f"{address}/invocations",
+        json.dumps({**rows, **({"params": params} if params else {})}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return list(json.load(answer)["predictions"])
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"k": K},
+        {"k": 5, "verification": "none"},
+        {"k": 4, "verification": "relaxed"},
+        {"k": K, "allowed_items": ["3", "4", "9", "17", "not in the catalogue"]},
+    ],
+)
+def test_the_served_lists_are_those_of_the_recommender(served: tuple[str, Recommender], params: dict[str, Any]) -> None:
+    address, recommender = served
+    answers, ours = ask(address, HISTORIES, **params), recommender.recommend(HISTORIES, **params)
+    for name in FIGURES:
+        assert [answer[name] for answer in answers] == getattr(ours, name), name
+    if "allowed_items" in params:
+        assert all(set(answer["items"]) <= {"3", "4", "9", "17"} for answer in answers)
+    else:
+        assert all(len(answer["items"]) == params["k"] for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("history", "params", "message"),
+    [
+        (["nobody"], {"k": K}, "the history holds no known item"),
+        (["1"], {"k": K, "verification": "fast"}, "use none, strict or relaxed"),
+        (["1"], {}, "k = 10: the draft proposes only 8 beams"),  # k is 10 where none is given
+        (["1"], {"k": "many"}, "many"),
+    ],
+)
+def test_a_mistake_in_a_request_is_answered_with_what_is_wrong(
+    served: tuple[str, Recommender], history: list[str], params: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        ask(served[0], [history], **params)
+    assert refused.value.code == 400
+    assert message in refused.value.read().decode()
