@@ -18,16 +18,20 @@ from tasks.nightly.night import Champion
 from tasks.nightly.preset import Gate
 from tasks.nightly.registry import (
     ACCEPTED,
+    CHALLENGER,
     DATE,
     GATE,
     METHOD,
     REASON,
+    RECOMMENDER,
     REFUSED,
     ROLLED_BACK,
     RUN,
     champion_of,
     recommender_version,
+    registered_name,
     registry,
+    version_of,
 )
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
@@ -43,16 +47,37 @@ log = logging.getLogger(__name__)
 @app.command()
 def main(
     dataset: Annotated[str, typer.Option(help="The preset's name.")],
-    version: Annotated[str, typer.Option(help="Version of the registered recommender.")],
+    version: Annotated[str, typer.Option(help="Version of the registered recommender; none: the challenger.")] = "",
     gate: Annotated[str, typer.Option(help="Thresholds instead of the night's, as JSON.")] = "{}",
+    approved: Annotated[
+        bool, typer.Option("--approved", help="A person agrees, where the preset asks for one.")
+    ] = False,
 ) -> None:
     """Judge a version and tag it, and its night, with the verdict; a refusal ends with exit code 99."""
     with command("gate"):
         with registry() as client:
+            version = version or challenger(client, dataset)
             verdict, approval = judge_version(client, dataset, version, parse_changes(gate))
-        answer({"accepted": verdict.accepted, "reasons": list(verdict.reasons), "approval": approval})
+        told = {"accepted": verdict.accepted, "reasons": list(verdict.reasons), "approval": approval}
+        answer({"dataset": dataset, "version": version, **told})
         if not verdict.accepted:
             raise NothingToDo(f"version {version} is refused: {'; '.join(verdict.reasons)}")
+        if approval and not approved:
+            raise NothingToDo(
+                f"version {version} is accepted and waits for a person: trigger promote with it, approved"
+            )
+
+
+def challenger(client: "MlflowClient", dataset: str) -> str:
+    """The version that was registered last.
+
+    Raises:
+        UserError: there is none that has not been promoted.
+    """
+    name = registered_name(dataset, RECOMMENDER)
+    if (version := version_of(client, name, CHALLENGER)) is None:
+        raise UserError(f"{name} has no challenger; run a night first, or name a --version")
+    return version
 
 
 def parse_changes(text: str) -> Json:

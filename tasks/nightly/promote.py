@@ -38,7 +38,7 @@ def main(
     with command("promote"):
         with registry() as client:
             previous = promote(client, dataset, version)
-        answer({"champion": version, "previous": previous})
+        answer({"dataset": dataset, "champion": version, "previous": previous})
 
 
 def promote(client: "MlflowClient", dataset: str, version: str) -> str | None:

@@ -61,7 +61,7 @@ def main() -> None:
         challenger = read_challenger(night)
         with registry() as client:
             version = register(client, challenger)
-        answer({"version": version, "recommender": challenger.name(RECOMMENDER)})
+        answer({"dataset": night.dataset, "version": version, "recommender": challenger.name(RECOMMENDER)})
 
 
 def register(client: "MlflowClient", challenger: Challenger) -> str:

@@ -65,7 +65,7 @@ def main(
     with command("rollback"):
         with registry() as client:
             made = roll_back(client, dataset, run_id)
-        answer({"champion": made.restored, "previous": made.left})
+        answer({"dataset": dataset, "champion": made.restored, "previous": made.left})
 
 
 def roll_back(client: "MlflowClient", dataset: str, run_id: str | None) -> Rollback:

@@ -115,6 +115,7 @@ def test_a_night_becomes_three_versions_without_weights(deployment: Deployment, 
 def test_registering_again_changes_nothing(deployment: Deployment, first: Path) -> None:
     before = state()
     assert deployment.call("register_challenger", cwd=first).answer == {
+        "dataset": DATASET,
         "version": "1",
         "recommender": NAMES["recommender"],
     }
@@ -129,10 +130,11 @@ def test_a_version_that_was_not_judged_is_not_promoted(first: Path) -> None:
 
 
 def test_the_first_night_is_promoted_and_there_is_no_way_back(deployment: Deployment, first: Path) -> None:
-    judged = deployment.call("gate", *of("1"))
-    assert (judged.code, judged.answer) == (0, {"accepted": True, "reasons": [], "approval": False}), judged.log
+    judged = deployment.call("gate", "--dataset", DATASET)  # the challenger, where no version is named
+    verdict = {"accepted": True, "reasons": [], "approval": False}
+    assert (judged.code, judged.answer) == (0, {"dataset": DATASET, "version": "1", **verdict}), judged.log
     done = deployment.call("promote", *of("1"))
-    assert (done.code, done.answer) == (0, {"champion": "1", "previous": None}), done.log
+    assert (done.code, done.answer) == (0, {"dataset": DATASET, "champion": "1", "previous": None}), done.log
     assert aliases() == {part: {"champion": "1"} for part in NAMES}
     after = state()
     for name in ("gate", "promote"):
@@ -166,7 +168,7 @@ def test_a_good_night_takes_the_champions_place(deployment: Deployment, first: P
     version = deployment_versions["2026-01-02"]
     judged = deployment.call("gate", *of(version))
     assert judged.code == 0, judged.log
-    assert deployment.call("promote", *of(version)).answer == {"champion": "2", "previous": "1"}
+    assert deployment.call("promote", *of(version)).answer == {"dataset": DATASET, "champion": "2", "previous": "1"}
     assert aliases() == {part: {"champion": "2", "previous": "1"} for part in NAMES}
 
 
@@ -193,8 +195,10 @@ def test_a_worse_night_is_refused_with_readable_reasons(deployment: Deployment) 
 def test_other_thresholds_drop_the_reasons_that_no_longer_hold(deployment: Deployment) -> None:
     version = deployment_versions["2026-01-03"]
     loose = {"min_accepted_steps": 0, "tolerance": 1, "approval": True}
-    judged = deployment.call("gate", *of(version), "--gate", json.dumps(loose))
-    assert judged.answer == {"accepted": True, "reasons": [], "approval": True}, judged.log
+    waits = deployment.call("gate", *of(version), "--gate", json.dumps(loose))
+    assert (waits.code, waits.answer["accepted"], "waits for a person" in waits.log) == (99, True, True)
+    judged = deployment.call("gate", *of(version), "--gate", json.dumps(loose), "--approved")
+    assert (judged.code, judged.answer["accepted"], judged.answer["reasons"]) == (0, True, []), judged.log
     with registry() as client:
         tags = client.get_model_version(NAMES["recommender"], version).tags
     assert tags["atspeed.gate"] == "accepted"
@@ -207,7 +211,7 @@ def test_other_thresholds_drop_the_reasons_that_no_longer_hold(deployment: Deplo
 def test_a_rollback_swaps_once_a_run(deployment: Deployment) -> None:
     for _ in range(2):  # the second one is a retry of the same DAG run
         done = deployment.call("rollback", "--dataset", DATASET, ATSPEED_RUN_ID="run-a")
-        assert (done.code, done.answer) == (0, {"champion": "1", "previous": "2"}), done.log
+        assert (done.code, done.answer) == (0, {"dataset": DATASET, "champion": "1", "previous": "2"}), done.log
         assert all(found["champion"] == "1" and found["previous"] == "2" for found in aliases().values())
     with registry() as client:
         assert "atspeed.rolled_back" in client.get_model_version(NAMES["recommender"], "2").tags
@@ -231,7 +235,11 @@ def test_evidence_against_another_champion_does_not_count_until_it_is_measured_a
 
 
 def test_a_second_rollback_goes_forward_again(deployment: Deployment) -> None:
-    assert deployment.call("rollback", "--dataset", DATASET).answer == {"champion": "2", "previous": "1"}
+    assert deployment.call("rollback", "--dataset", DATASET).answer == {
+        "dataset": DATASET,
+        "champion": "2",
+        "previous": "1",
+    }
     with registry() as client:
         assert "atspeed.rolled_back" not in client.get_model_version(NAMES["recommender"], "2").tags
         assert "atspeed.rolled_back" in client.get_model_version(NAMES["recommender"], "1").tags
