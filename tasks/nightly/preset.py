@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import Field, ValidationError
@@ -95,8 +95,8 @@ class Preset(Section):
     """
 
     description: str
-    methods: list[Method] = ["sft", "atspeed_s", "atspeed_r"]
-    params: dict[str, Any] = {}
+    methods: Annotated[list[Method], Field(default_factory=lambda: list(get_args(Method)), min_length=1)]
+    params: Annotated[dict[str, Any], Field(default_factory=dict)]
     nightly: Nightly = Nightly()
 
 
