@@ -65,10 +65,10 @@ rollback: setup ## Put the previous champion back into service (DATASET=name; ML
 mlflow-send: setup ## Send what waits in outbox/ to MLflow
 	@python -m tasks.send_mlflow
 
-lock: ## Resolve requirements.in and requirements-dev.in anew into requirements.lock
+lock: ## Resolve all requirements*.in together, anew, into requirements.lock
 	@rm -rf .lock-venv && python3 -m venv .lock-venv
-	@.lock-venv/bin/python -m pip install --no-input -r requirements.in -r requirements-dev.in
-	@set -o pipefail; { echo '# Made by `make lock` from requirements.in and requirements-dev.in.'; \
+	@.lock-venv/bin/python -m pip install --no-input $(addprefix -r ,$(wildcard requirements*.in))
+	@set -o pipefail; { echo '# Made by `make lock` from the files requirements*.in.'; \
 	  .lock-venv/bin/python -m pip freeze --all | grep -v -E '^(pip=|nvidia|cuda|triton)' | sed 's/+cpu$$//' | LC_ALL=C sort -f; } \
 	  > requirements.lock.new
 	@mv requirements.lock.new requirements.lock && rm -rf .lock-venv

@@ -30,8 +30,8 @@ from tasks.nightly.plan_sweep import PARAMS, Experiment, Sweep, folder_of, load_
 from tasks.nightly.run_stage import exit_code_in
 from tasks.paths import RESULTS
 from tasks.processes import end_orphans, end_tree, own_children
-from tasks.record import RUN_ID
-from tasks.tracking import OUTBOX, SENDER, send_or_warn, send_pending
+from tasks.record import OUTBOX, RUN_ID
+from tasks.tracking import SENDER, send_or_warn, send_pending
 
 if TYPE_CHECKING:  # takes a second to import
     from dvc.repo import Repo

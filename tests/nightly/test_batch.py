@@ -27,7 +27,7 @@ from tasks.nightly.weights import load_recommender
 from tests.tiny_models import make_catalog, make_recommender
 
 ROOT = Path(__file__).resolve().parents[2]
-CODES = [(a, b, c) for a in range(4) for b in range(3) for c in range(2)]
+CODES: list[tuple[int, ...]] = [(a, b, c) for a in range(4) for b in range(3) for c in range(2)]
 EVERYTHING = [str(item) for item in range(24)]
 K = 5
 NAME = "atspeed-toy-recommender"

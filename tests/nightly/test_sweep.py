@@ -189,7 +189,8 @@ def parent_of(run_id: str) -> Any:
 
 
 def below(run: Any) -> str | None:
-    return run.data.tags.get("mlflow.parentRunId")
+    parent: str | None = run.data.tags.get("mlflow.parentRunId")
+    return parent
 
 
 def runs() -> list[Any]:
