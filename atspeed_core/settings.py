@@ -130,9 +130,13 @@ class Lora(Section):
 
 
 class DeepSpeed(Section):
-    """How DeepSpeed is launched (through torchrun)."""
+    """How DeepSpeed is launched (through torchrun).
 
-    num_processes: Positive = 1
+    Attributes:
+        num_processes: a node; "auto": one a GPU. The number of nodes is the job's (tasks/launch.py).
+    """
+
+    num_processes: Positive | Literal["auto"] = 1
     zero_stage: Literal[0, 1, 2, 3] = 2
     precision: Literal["float32", "bfloat16"] = "float32"
 
@@ -173,7 +177,7 @@ class FinetuneTarget(Section):
             raise ValueError("'instruction' needs a 'base_model': a model from scratch knows only the code tokens")
         if self.codebook_start and self.architecture is None:
             raise ValueError("'codebook_start' is for models from scratch: set it to false, or give an 'architecture'")
-        if self.batch_size % self.deepspeed.num_processes:
+        if self.deepspeed.num_processes != "auto" and self.batch_size % self.deepspeed.num_processes:
             raise ValueError("'batch_size' must be a multiple of 'deepspeed.num_processes'")
         return self
 

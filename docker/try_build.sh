@@ -26,8 +26,9 @@ python3 -m pip config list \
   | sed -n "s/^global\.\([a-z-]*\)='\(.*\)'$/\1 = \2/p; s/^:env:\.\([a-z-]*\)='\(.*\)'$/\1 = \2/p" \
   | awk -F ' = ' 'BEGIN {print "[global]"} !seen[$1]++ {gsub(/\\n/, " "); print}' > "$folder/pip.conf"
 lend+=(--volume "$folder/pip.conf:/etc/pip.conf:ro")
-for path in $(grep -oE '(^|[ =/])(file://)?/[^ ]+' "$folder/pip.conf" | sed -E 's#.*file://##; s/^[ =]*//' | sort -u); do
-  [ -d "$path" ] && lend+=(--volume "$path:$path:ro")
+# Folders that pip reads packages from; an index links from simple/ to files beside it.
+for path in $(grep -oE '(file://|[ =])/[^ ]+' "$folder/pip.conf" | sed -E 's#^(file://|[ =])##; s#/simple/?$##' | sort -u); do
+  if [ -d "$path" ]; then lend+=(--volume "$path:$path:ro"); fi
 done
 
 base() {  # Debian's Python 3.11 where the image has its own

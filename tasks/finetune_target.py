@@ -4,16 +4,17 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import typer
 
+from atspeed_core.errors import UserError
 from atspeed_core.files import digest
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models.warm_start import Start, choose_start
 from atspeed_core.settings import Params
 from atspeed_core.training.curves import CURVES_FILE, read_curves
+from tasks.launch import num_nodes, processes, threads_each, torchrun
 from tasks.paths import CHAMPION, CHECKPOINTS, IDENTIFIERS, PROCESSED, TARGET
 from tasks.stage import ParamsPath, Run, stage
 
@@ -62,23 +63,19 @@ def _fingerprint(params: Params, start: Start) -> str:
 
 
 def _launch(path: Path, params: Params, checkpoints: Path, start: Start) -> None:
-    settings = params.finetune_target.deepspeed
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(settings.num_processes), "-m", "atspeed_core.training.finetune"]
+    number, batch = params.finetune_target.deepspeed.num_processes, params.finetune_target.batch_size
+    if batch % (world := processes(number) * num_nodes()):
+        raise UserError(f"finetune_target.batch_size ({batch}) must be a multiple of the job's {world} processes")
+    command = [*torchrun(number), "-m", "atspeed_core.training.finetune"]
     command += ["--params", str(path), "--processed", str(PROCESSED)]
     command += ["--identifiers", str(IDENTIFIERS / "identifiers.json")]
     command += ["--checkpoints", str(checkpoints), "--output", str(TARGET)]
     command += ["--warm-from", str(start.folder)] if start.folder else []
     command += ["--log-format", "%(asctime)s finetune_target %(levelname)s: %(message)s"]
-    done = subprocess.run(command, env=_environment(settings.num_processes), check=False)
+    environment = {"OMP_NUM_THREADS": str(threads_each(processes(number))), **os.environ}
+    done = subprocess.run(command, env=environment, check=False)
     if done.returncode:
         raise RuntimeError(f"training ended with exit code {done.returncode}; its log is above")
-
-
-def _environment(num_processes: int) -> dict[str, str]:
-    """Torchrun gives every process one thread unless told otherwise; share the cores out evenly instead."""
-    cores = len(os.sched_getaffinity(0))
-    return {"OMP_NUM_THREADS": str(max(1, cores // num_processes)), **os.environ}
 
 
 if __name__ == "__main__":

@@ -177,7 +177,7 @@ def _engine(settings: FinetuneTarget, model: PreTrainedModel | PeftModel, num_st
 def deepspeed_config(settings: FinetuneTarget) -> dict[str, Any]:
     """DeepSpeed's configuration for these settings."""
     return {
-        "train_micro_batch_size_per_gpu": settings.batch_size // settings.deepspeed.num_processes,
+        "train_micro_batch_size_per_gpu": settings.batch_size // dist.get_world_size(),
         "gradient_clipping": 1.0,
         "bf16": {"enabled": settings.deepspeed.precision == "bfloat16"},
         "zero_optimization": {
