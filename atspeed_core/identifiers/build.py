@@ -74,7 +74,7 @@ def _quantised(
         log.info("embedded %d items in %d dimensions", *vectors.shape)
         quantization = quantize(vectors, settings)
         codes = resolve_collisions(quantization) if settings.collisions == "resolve" else quantization.codes
-        chosen, facts = keep_or_rebuild(Assignment(quantization, codes), item_ids, earlier, settings)
+        chosen, facts = keep_or_rebuild(Assignment(quantization, codes), item_ids, vectors, earlier, settings)
     catalog = catalog_of_codes(item_ids, chosen.codes)
     report = {
         "method": settings.method,

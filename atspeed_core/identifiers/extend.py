@@ -52,11 +52,13 @@ class Assignment:
     quantization: Quantization
     codes: IntArray
 
-    @property
-    def error(self) -> float:
-        """Share of the vectors' squared length that the codes leave, each standing for the mean of its items."""
-        books = refit(self.quantization.vectors, self.codes, self.quantization.width)
-        return Quantization(self.quantization.vectors, books, self.codes).errors(self.codes)[-1]
+    def error(self, vectors: FloatArray) -> float:
+        """Share of the squared length of item vectors that the codes leave, each standing for the mean of its items.
+
+        So identifiers are compared in one space, whatever their codebooks are made of (latents for RQ-VAE).
+        """
+        books = refit(vectors, self.codes, self.quantization.width)
+        return Quantization(vectors, books, self.codes).errors(self.codes)[-1]
 
 
 def load_earlier(folder: Path) -> Earlier | None:
@@ -76,22 +78,34 @@ def load_earlier(folder: Path) -> Earlier | None:
 
 
 def keep_or_rebuild(
-    fresh: Assignment, items: Sequence[str], earlier: Earlier | None, settings: BuildIdentifiers
+    fresh: Assignment,
+    items: Sequence[str],
+    vectors: FloatArray,
+    earlier: Earlier | None,
+    settings: BuildIdentifiers,
 ) -> tuple[Assignment, dict[str, Any]]:
     """Tonight's identifiers: the earlier ones with new items added, or the fresh ones.
+
+    Args:
+        fresh: a whole build on tonight's vectors.
+        items: item ids.
+        vectors: [items, dimensions] float32, tonight's.
+        earlier: the champion's identifiers.
+        settings: the section `build_identifiers`.
 
     Returns:
         The choice, with why (`reason`) and the error of both (`error_kept`, None where nothing can be kept, and
         `error_fresh`).
     """
-    facts: dict[str, Any] = {"reason": "", "error_kept": None, "error_fresh": round(fresh.error, 5)}
+    error_fresh = fresh.error(vectors)
+    facts: dict[str, Any] = {"reason": "", "error_kept": None, "error_fresh": round(error_fresh, 5)}
     if earlier is None or (obstacle := obstacle_to_keeping(items, earlier, settings)):
         return fresh, facts | {"reason": "no champion is given" if earlier is None else obstacle}
-    kept = extend(fresh.quantization.vectors, known_codes(items, earlier), settings)
-    facts["error_kept"] = round(kept.error, 5)
-    bound = settings.rebuild_above * max(fresh.error, NEGLIGIBLE_ERROR)
-    said = f"error {kept.error:.4f}, rebuilt above {bound:.4f}"
-    return (fresh if kept.error > bound else kept), facts | {"reason": said}
+    kept = extend(vectors, known_codes(items, earlier), settings)
+    error_kept = kept.error(vectors)
+    bound = settings.rebuild_above * max(error_fresh, NEGLIGIBLE_ERROR)
+    facts |= {"error_kept": round(error_kept, 5), "reason": f"error {error_kept:.4f}, rebuilt above {bound:.4f}"}
+    return (fresh if error_kept > bound else kept), facts
 
 
 def obstacle_to_keeping(items: Sequence[str], earlier: Earlier, settings: BuildIdentifiers) -> str:
