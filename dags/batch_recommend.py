@@ -66,9 +66,10 @@ def build(**options: Any) -> DAG:
             task_id="recommend_shard",
             module="tasks.nightly.recommend_shard",
             doc_md="Strict lists of one shard's users; a finished shard is left alone.",
-            map_index_template="{{ task.arguments[-1] }}",
+            arguments=[FOLDER],
+            map_index_template="{{ task.mapped[-1] }}",
             **GPU.options(4 * 60),
-        ).expand(arguments=plan.output.map(lambda shard: [FOLDER, f"--shard={shard}"]))
+        ).expand(mapped=plan.output.map(lambda shard: [f"--shard={shard}"]))
         publish = CommandOperator(
             task_id="publish_recommendations",
             module="tasks.nightly.publish_recommendations",

@@ -83,9 +83,10 @@ def build(**options: Any) -> DAG:
             task_id="run_experiment",
             module="tasks.nightly.run_experiment",
             doc_md="One method with one change of settings, the whole pipeline.",
-            map_index_template="{{ task.arguments[-1] }}",
+            arguments=["--run-id={{ run_id }}"],
+            map_index_template="{{ task.mapped[-1] }}",
             **GPU.options(12 * 60),
-        ).expand(arguments=plan.output.map(experiment_arguments))
+        ).expand(mapped=plan.output.map(lambda experiment: [f"--name={experiment['name']}"]))
         close = CommandOperator(
             task_id="close_sweep",
             module="tasks.nightly.close_sweep",
@@ -96,11 +97,6 @@ def build(**options: Any) -> DAG:
         )
         plan >> experiments >> close
     return dag
-
-
-def experiment_arguments(experiment: dict[str, Any]) -> list[str]:
-    """The arguments of one experiment, its name last."""
-    return ["--run-id={{ run_id }}", f"--name={experiment['name']}"]
 
 
 dag = build(deadline=deadline(hours=24))

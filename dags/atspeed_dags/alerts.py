@@ -46,7 +46,9 @@ class RefusalAlert(BaseNotifier):
     def notify(self, context: Context) -> None:
         """Send the alert."""
         instance = context["ti"]
-        message = f"{instance.dag_id}: a challenger is refused, or waits for approval; the task's log and MLflow say why"
+        message = (
+            f"{instance.dag_id}: a challenger is refused, or waits for approval; the task's log and MLflow say why"
+        )
         send("challenger_refused", message, dag_id=instance.dag_id, run_id=instance.run_id)
 
 

@@ -38,6 +38,7 @@ class CommandOperator(BaseOperator):
     Args:
         module: what runs, a module of `tasks/`.
         arguments: its arguments; templated. What renders to "" or "--option=" is left out.
+        mapped: further arguments, from what another task answered; taken as they are, never rendered.
         folder: where it runs; templated. None: the deployed project.
         returns: the field of the answer that is the task's return value; mapped tasks want a list there. None: the
             whole answer.
@@ -51,6 +52,7 @@ class CommandOperator(BaseOperator):
         *,
         module: str,
         arguments: Sequence[Any] = (),
+        mapped: Sequence[str] = (),
         folder: str | None = None,
         returns: str | None = None,
         **options: Any,
@@ -59,6 +61,7 @@ class CommandOperator(BaseOperator):
         super().__init__(**options)
         self.module = module
         self.arguments = arguments
+        self.mapped = mapped
         self.folder = folder
         self.returns = returns
 
@@ -77,7 +80,7 @@ class CommandOperator(BaseOperator):
 
     def all_arguments(self, context: Context) -> list[Any]:
         """The arguments of this run; subclasses add what only the running task knows."""
-        return list(self.arguments)
+        return [*self.arguments, *self.mapped]
 
     def on_kill(self) -> None:
         """End the command and everything that it started."""

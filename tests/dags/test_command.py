@@ -58,7 +58,7 @@ def run(task: CommandOperator) -> tuple[Any, dict[str, Any]]:
 
 
 def test_the_answer_is_returned_and_each_field_pushed(folder: Path) -> None:
-    value, pushed = run(operator(folder, "answer", "a b", "$(touch hacked)", "; exit 1"))
+    value, pushed = run(operator(folder, "answer", "a b", "$(touch hacked)", mapped=["; exit 1"]))
     assert value == {"arguments": ["a b", "$(touch hacked)", "; exit 1"], "shards": [0, 1]}
     assert pushed == value
     assert not (folder / "hacked").exists()
