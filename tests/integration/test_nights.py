@@ -20,7 +20,7 @@ import yaml
 from local_services.processes import Server, answers, free_port
 from tests.integration.airflow_api import seconds_of
 from tests.integration.conftest import DAGS, FIRST_DAY, Stack
-from tests.integration.deployment import DATASET
+from tests.integration.deployment import DATASET, HISTORY_DAYS, USERS
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(1800)]
 
@@ -111,7 +111,7 @@ def test_a_backfill_gives_every_date_its_own_version(stack: Stack, mlflow_client
     for number in range(3):
         shown = stack.deployment.git("show", f"nightly/{day(number)}:data/interactions.dvc")
         known_days = yaml.safe_load(shown)["outs"][0]["nfiles"]
-        assert known_days == 8 + number + 1 + 1  # the history's days, the nights' days, items.parquet
+        assert known_days == HISTORY_DAYS + number + 1
     champion = version_at(mlflow_client, "champion")
     assert champion is not None
     assert champion.tags["atspeed.date"] in [day(number) for number in range(3)]
@@ -184,7 +184,7 @@ def test_every_user_gets_recommendations_from_the_new_champion(stack: Stack, mlf
 
     stack.api.wait(served, "the recommendations of the champion", 600)
     lists = pd.concat(map(pd.read_parquet, sorted((current / "lists").glob("*.parquet"))))
-    assert lists["user_id"].nunique() == 90
+    assert lists["user_id"].nunique() == USERS
     assert (lists.groupby("user_id").size() == 5).all()
     runs = [run for run in stack.api.runs("batch_recommend") if run["state"] == "success"]
     assert runs
