@@ -30,6 +30,7 @@ EXPERIMENT = "atspeed-nightly"
 KEY = "atspeed.key"
 PIPELINE_RUN = "atspeed.pipeline_run"
 STATE = "atspeed.state"  # of a parent run that its maker ends as well: tasks/nightly/close_run.py
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages of runs and models, not those of traces
 CONNECT_SECONDS = 3
 METRICS_A_REQUEST = 1000  # what MLflow takes at most
 PARAMS_A_REQUEST = 100
@@ -117,7 +118,9 @@ def _connect() -> "tuple[MlflowClient, str]":
     client = MlflowClient(tracking_uri())
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
     found = client.get_experiment_by_name(name)
-    return client, found.experiment_id if found else client.create_experiment(name, artifact_location=_artifacts())
+    if found:
+        return client, found.experiment_id
+    return client, client.create_experiment(name, artifact_location=_artifacts(), tags=KIND)
 
 
 def _artifacts() -> str | None:

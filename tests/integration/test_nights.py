@@ -370,7 +370,8 @@ def served(stack: Stack, tmp_path: Path) -> Iterator[str]:
 def test_the_served_champion_answers_like_the_recommender(stack: Stack, mlflow_client: Any, served: str) -> None:
     from atspeed_core import Recommender
 
-    model = stack.home / "recommendations" / DATASET / "current" / "model"
+    tags = version_at(mlflow_client, "champion").tags
+    model = next((stack.home / "models").glob(f"{tags['atspeed.commit']}-{tags['atspeed.method']}*"))
     recommender = Recommender.load(model / "target", model / "draft", model / "identifiers" / "identifiers.json")
     history = ["i001", "i003", "i005", "i007"]
     for options in ({"k": 5}, {"k": 3, "verification": "none"}, {"k": 2, "allowed_items": ["i009", "i010", "i011"]}):
