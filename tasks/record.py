@@ -6,6 +6,7 @@ It holds record.json (params, tags, metrics) and artifacts/ (copies of the files
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -34,7 +35,7 @@ def provenance(stage: str, method: str | None, params: Params) -> Json:
     Two runs with one key are the same work. A stage that `dvc.yaml` of this folder does not hold has nothing to
     compare with: its key is new each time.
     """
-    wired = _wiring(stage, method)
+    wired = _wiring(stage, method, _flatten(params))
     facts = {
         "stage": stage,
         "method": method,
@@ -108,13 +109,14 @@ def surroundings() -> Json:
     }
 
 
-def _wiring(stage: str, method: str | None) -> Json:
-    """Params and deps of the stage in `dvc.yaml`, the matrix method filled in; empty where it is not there."""
+def _wiring(stage: str, method: str | None, values: dict[str, str]) -> Json:
+    """Params and deps of the stage in `dvc.yaml`, method and `${section.key}` filled in; empty where it is not there."""
     try:
         stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
     except FileNotFoundError:
         return {}
-    filled = json.dumps(stages.get(stage, {})).replace("${item.method}", method or "")
+    known = {"item.method": method or "", **values}
+    filled = re.sub(r"\$\{([^}]*)\}", lambda name: known.get(name[1], name[0]), json.dumps(stages.get(stage, {})))
     return dict(json.loads(filled))
 
 

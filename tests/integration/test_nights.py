@@ -80,6 +80,11 @@ def promoted(stack: Stack, known: set[str]) -> str:
     return run_id
 
 
+def done(stack: Stack, dag_id: str) -> set[str]:
+    """Runs that have ended well."""
+    return {run["dag_run_id"] for run in stack.api.runs(dag_id) if run["state"] == "success"}
+
+
 def ids(stack: Stack, dag_id: str) -> set[str]:
     return {run["dag_run_id"] for run in stack.api.runs(dag_id)}
 
@@ -112,9 +117,9 @@ def test_a_backfill_gives_every_date_its_own_version(stack: Stack, mlflow_client
         shown = stack.deployment.git("show", f"nightly/{day(number)}:data/interactions.dvc")
         known_days = yaml.safe_load(shown)["outs"][0]["nfiles"]
         assert known_days == HISTORY_DAYS + number + 1
-    champion = version_at(mlflow_client, "champion")
-    assert champion is not None
-    assert champion.tags["atspeed.date"] in [day(number) for number in range(3)]
+    stack.api.wait(lambda: len(done(stack, "promote")) == 3 or None, "the gate of all three", 120)
+    assert version_at(mlflow_client, "champion").tags["atspeed.date"] == day(2)
+    assert version_at(mlflow_client, "previous").tags["atspeed.date"] == day(1)
 
 
 def test_a_second_night_warm_starts_and_is_promoted_though_the_scheduler_and_a_stage_are_killed(
@@ -133,6 +138,7 @@ def test_a_second_night_warm_starts_and_is_promoted_though_the_scheduler_and_a_s
     assert champion.tags["atspeed.date"] == day(3)
     assert version_at(mlflow_client, "previous").version == before.version
     children = children_of(mlflow_client, parent_of(mlflow_client, run_id))
+    assert {"warm_start", "prepare_data", "build_identifiers", "cache_topk", "report"} <= children.keys()
     assert children["finetune_target"].data.params["started_from"] == before.tags["atspeed.commit"]
     assert all(run.info.status == "FINISHED" for run in children.values())
     assert {f"align_draft@{method}" for method in TWO} | {f"evaluate@{method}" for method in TWO} <= children.keys()

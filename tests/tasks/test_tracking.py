@@ -29,6 +29,10 @@ stages:
     cmd: python -m tasks.align_draft --method ${item.method}
     params: [align_draft, prepare_data.max_history]
     deps: [data, "drafts/${item.method}"]
+  prepare_data:
+    cmd: python -m tasks.prepare_data
+    params: [prepare_data]
+    deps: ["${prepare_data.path}"]
 """
 
 
@@ -245,6 +249,15 @@ def test_a_key_tells_settings_data_and_method_apart_and_nothing_else(experiment:
     assert key("sft", params(beta=2.0)) != first
     (tmp_path / "data").write_text("changed")
     assert key("sft", params()) != first
+
+
+def test_data_that_params_name_are_part_of_the_key(experiment: str) -> None:
+    path = Path(params().prepare_data.path)
+    keys = set()
+    for content in ("one day", "two days", "one day"):
+        path.write_text(content)
+        keys.add(provenance("prepare_data", None, params())["key"])
+    assert len(keys) == 2
 
 
 def test_a_stage_that_is_not_wired_is_new_each_time(experiment: str) -> None:
