@@ -110,7 +110,7 @@ def surroundings() -> Json:
 
 
 def _wiring(stage: str, method: str | None, values: dict[str, str]) -> Json:
-    """Params and deps of the stage in `dvc.yaml`, method and `${section.key}` filled in; empty where it is not there."""
+    """Params and deps of the stage in `dvc.yaml`, with method and settings filled in; empty where it is not there."""
     try:
         stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
     except FileNotFoundError:

@@ -32,7 +32,7 @@ PRESET: dict[str, Any] = {
             "k_core": 2,
             "max_history": 8,
         },
-        "build_identifiers": {"num_levels": 3, "codebook_width": 8, "embedding_dim": 8},
+        "build_identifiers": {"num_levels": 3, "codebook_width": 8, "embedding_dim": 8, "rebuild_above": 10.0},
         "finetune_target": {
             "architecture": {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "intermediate_size": 64},
             "learning_rate": 5.0e-3,

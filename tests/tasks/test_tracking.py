@@ -252,11 +252,12 @@ def test_a_key_tells_settings_data_and_method_apart_and_nothing_else(experiment:
 
 
 def test_data_that_params_name_are_part_of_the_key(experiment: str) -> None:
-    path = Path(params().prepare_data.path)
+    source = params().prepare_data.model_copy(update={"path": "feed.csv"})
+    settings = params().model_copy(update={"prepare_data": source})
     keys = set()
     for content in ("one day", "two days", "one day"):
-        path.write_text(content)
-        keys.add(provenance("prepare_data", None, params())["key"])
+        Path("feed.csv").write_text(content)
+        keys.add(provenance("prepare_data", None, settings)["key"])
     assert len(keys) == 2
 
 
