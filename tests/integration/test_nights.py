@@ -271,8 +271,9 @@ def test_rollback_puts_the_previous_champion_back(stack: Stack, mlflow_client: A
 
 def test_a_failing_stage_is_retried_then_alerted(stack: Stack, mlflow_client: Any) -> None:
     stack.deployment.branch("broken")
-    with (stack.deployment.folder / "tasks" / "warm_start.py").open("a") as code:
-        code.write("\nraise OSError('the file system is away')\n")
+    code = stack.deployment.folder / "tasks" / "warm_start.py"
+    failing = "raise OSError('the file system is away')\n\n\n@app.command()"
+    code.write_text(code.read_text().replace("@app.command()", failing))
     stack.deployment.commit("broken")
     stack.deployment.main()
     run_id = night(stack, "night-broken", 4, methods=ONE, revision="broken", force="all")
@@ -284,7 +285,7 @@ def test_a_failing_stage_is_retried_then_alerted(stack: Stack, mlflow_client: An
     assert "the file system is away" in alert["reason"]
     parent = parent_of(mlflow_client, run_id)
     assert parent.info.status == "FAILED"
-    assert "warm_start" in parent.data.tags["atspeed.failed"]
+    assert "warm_start" in parent.data.tags["atspeed.failed_tasks"]
 
 
 def test_a_mistake_in_the_feed_fails_at_once_and_says_where(stack: Stack) -> None:
