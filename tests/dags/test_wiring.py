@@ -62,3 +62,10 @@ def test_nothing_of_a_night_runs_before_the_data_are_checked(bag: Any) -> None:
     dag = bag.dags["nightly_retrain"]
     for name in STAGES:
         assert {"open_run", "ingest", "check_interactions"} <= dag.get_task(name).get_flat_relative_ids(upstream=True)
+
+
+def test_a_night_that_failed_is_red_though_it_was_closed(bag: Any) -> None:
+    """A teardown that may fail the run would be its only leaf, and its success that of the run."""
+    closing = bag.dags["nightly_retrain"].get_task("close_run")
+    assert closing.is_teardown
+    assert not closing.on_failure_fail_dagrun

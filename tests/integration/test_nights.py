@@ -238,7 +238,7 @@ def test_a_night_made_worse_is_refused_with_its_reasons_and_an_outage_of_mlflow_
     refused = newest(mlflow_client)
     assert (refused.tags["atspeed.date"], refused.tags["atspeed.gate"]) == (day(4), "refused")
     assert "recall" in refused.tags["atspeed.gate.reason.1"]
-    stages = {"warm_start", "prepare_data", "build_identifiers", "finetune_target", "cache_topk", "evaluate_target"}
+    stages = {"prepare_data", "build_identifiers", "finetune_target", "cache_topk", "evaluate_target"}
     stages |= {"align_draft@atspeed_s", "evaluate@atspeed_s", "report"}
     children = children_of(mlflow_client, parent_of(mlflow_client, run_id))
     assert stages <= children.keys()
@@ -363,6 +363,7 @@ def served(stack: Stack, tmp_path: Path) -> Iterator[str]:
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
     environment = {
         **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "MLFLOW_TRACKING_URI": stack.mlflow.url,
         "ATSPEED_HOME": str(stack.home),
         "OMP_NUM_THREADS": "1",
