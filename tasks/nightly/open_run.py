@@ -34,7 +34,7 @@ from tasks.nightly.checkout import (
     tag_prefix,
 )
 from tasks.nightly.command import answer, command
-from tasks.nightly.dvc_project import configure
+from tasks.nightly.dvc_project import LOCK_FILE, configure
 from tasks.nightly.methods import keep_methods
 from tasks.nightly.night import NIGHT, Champion, Night, load_night
 from tasks.nightly.parent_run import open_parent, reopen_parent
@@ -145,6 +145,9 @@ def build(request: Request, checkout: Path, facts: Path) -> None:
     if known:
         shutil.copyfile(facts / PARAMS, checkout / PARAMS)
     night = known or settle(request, commit, checkout)
+    # It names data of whoever committed the code, which may lie in no cache of ours: a stage that DVC takes for up to
+    # date could then not be fetched. What has been run before comes back through DVC's run cache.
+    (checkout / LOCK_FILE).unlink(missing_ok=True)
     keep_methods(checkout, night.methods)
     night.save(checkout)
 

@@ -123,6 +123,15 @@ def test_the_presets_params_and_methods_are_those_of_the_checkout(deployment: De
     assert wiring["report"]["deps"] == ["models/drafts/sft", "models/drafts/atspeed_s"]
 
 
+def test_data_that_the_code_commit_knows_and_nobody_has_are_not_taken_for_up_to_date(deployment: Deployment) -> None:
+    elsewhere = {"cmd": "echo", "outs": [{"path": "models/target", "md5": "0" * 32, "size": 1}]}
+    locked = {"schema": "2.0", "stages": {"finetune_target": elsewhere}}
+    (deployment.project / "dvc.lock").write_text(yaml.safe_dump(locked))
+    git(deployment.project, "add", "--force", "dvc.lock")
+    git(deployment.project, "commit", "--quiet", "--message", "run elsewhere")
+    assert not (Path(opened()["checkout"]) / "dvc.lock").exists()
+
+
 def test_opening_again_answers_the_same_and_leaves_the_checkout_alone(deployment: Deployment) -> None:
     first = opened()
     (Path(first["checkout"]) / "data").mkdir()
