@@ -31,13 +31,15 @@ class Postgres:
         server: the process.
     """
 
-    def __init__(self, folder: Path, log: Path) -> None:
+    def __init__(self, folder: Path, log: Path, *, durable: bool = True) -> None:
         """Make (or find) the data.
 
         Args:
             folder: of the data and of the password; its owner's alone. For root it may have to lie elsewhere.
             log: file of the server's output.
+            durable: whether the data have to outlive a power cut; tests are quicker without.
         """
+        self.durable = durable
         self.account = unprivileged_account()
         self.folder = reachable(folder) if self.account else folder.absolute()
         self._make_folder()
@@ -52,7 +54,8 @@ class Postgres:
     def start(self) -> None:
         """Start the server and wait until it takes connections."""
         options = ["-D", str(self._data), "-h", LOOPBACK, "-p", str(self.port), "-k", str(self.folder)]
-        self.server.command = [str(self.programs / "postgres"), *options, "-c", "fsync=off"]
+        options += [] if self.durable else ["-c", "fsync=off"]
+        self.server.command = [str(self.programs / "postgres"), *options]
         self.server.start()
         self.server.wait_for(self._takes_connections, 60)
 

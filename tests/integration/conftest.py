@@ -76,7 +76,7 @@ def stack() -> Iterator[Stack]:
     home = folder / "home"
     alerts = AlertReceiver()
     threading.Thread(target=alerts.serve_forever, daemon=True).start()
-    database = Postgres(folder / "postgres", folder / "postgres.log")
+    database = Postgres(folder / "postgres", folder / "postgres.log", durable=False)
     database.start()
     for name in ("airflow", "mlflow"):
         database.create_database(name)
