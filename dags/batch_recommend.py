@@ -6,7 +6,7 @@ from typing import Any
 from airflow.sdk import DAG, Asset, Param
 from atspeed_dags.command import CommandOperator
 from atspeed_dags.policy import CPU, GPU, TASK_DEFAULTS, deadline
-from atspeed_dags.presets import DATASETS, DEFAULT_DATASET
+from atspeed_dags.presets import dataset_param
 
 CHAMPION = Asset("atspeed_champion", uri="atspeed://models/champion")
 
@@ -19,13 +19,7 @@ are in `$ATSPEED_HOME/recommendations/DATASET/current/`.
 """
 
 PARAMS = {
-    "dataset": Param(
-        DEFAULT_DATASET,
-        type="string",
-        enum=sorted({*DATASETS, DEFAULT_DATASET}),
-        title="Data set",
-        description="Whose users; a run started by a promotion takes the promoted model's.",
-    ),
+    "dataset": dataset_param("Whose users; a run started by a promotion takes the promoted model's."),
     "version": Param(
         None,
         type=["null", "string"],

@@ -6,7 +6,7 @@ from typing import Any
 from airflow.sdk import DAG, Param, TriggerRule
 from atspeed_dags.command import CommandOperator
 from atspeed_dags.policy import CPU, GPU, TASK_DEFAULTS, deadline
-from atspeed_dags.presets import DATASETS, DEFAULT_DATASET, METHODS
+from atspeed_dags.presets import METHODS, dataset_param
 
 DOC = """
 ### Experiments
@@ -17,13 +17,7 @@ fails does not stop the others.
 """
 
 PARAMS = {
-    "dataset": Param(
-        DEFAULT_DATASET,
-        type="string",
-        enum=sorted({*DATASETS, DEFAULT_DATASET}),
-        title="Data set",
-        description="A preset of presets/, or the default data of params.yaml.",
-    ),
+    "dataset": dataset_param("A preset of presets/."),
     "methods": Param(
         ["sft", "atspeed_s"],
         type="array",

@@ -7,7 +7,7 @@ from typing import Any
 from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, Param, TaskGroup, TriggerRule, task_group
 from atspeed_dags.command import CloseOperator, CommandOperator
 from atspeed_dags.policy import CPU, GPU, LARGE_CPU, TASK_DEFAULTS, Place, deadline
-from atspeed_dags.presets import DATASETS, DEFAULT_DATASET, METHODS
+from atspeed_dags.presets import METHODS, dataset_param
 
 CHALLENGER = Asset("atspeed_challenger", uri="atspeed://models/challenger")
 CRON = os.environ.get("ATSPEED_CRON") or "0 2 * * *"
@@ -75,13 +75,7 @@ tags a green night `nightly/DATE`, and registers its models as **challenger** in
 """
 
 PARAMS = {
-    "dataset": Param(
-        DEFAULT_DATASET,
-        type="string",
-        enum=sorted({*DATASETS, DEFAULT_DATASET}),
-        title="Data set",
-        description="A preset of presets/: where the interactions come from and what changes in params.yaml.",
-    ),
+    "dataset": dataset_param("A preset of presets/: where the interactions come from and what changes in params.yaml."),
     "date": Param(
         None,
         type=["null", "string"],

@@ -7,7 +7,7 @@ from airflow.sdk import DAG, Asset, Param
 from atspeed_dags.alerts import RefusalAlert
 from atspeed_dags.command import CommandOperator
 from atspeed_dags.policy import CPU, TASK_DEFAULTS, deadline
-from atspeed_dags.presets import DATASETS, DEFAULT_DATASET
+from atspeed_dags.presets import dataset_param
 
 CHALLENGER = Asset("atspeed_challenger", uri="atspeed://models/challenger")
 CHAMPION = Asset("atspeed_champion", uri="atspeed://models/champion")
@@ -25,13 +25,7 @@ its version and *Approved*.
 """
 
 PARAMS = {
-    "dataset": Param(
-        DEFAULT_DATASET,
-        type="string",
-        enum=sorted({*DATASETS, DEFAULT_DATASET}),
-        title="Data set",
-        description="Whose challenger; a run started by a night takes the night's.",
-    ),
+    "dataset": dataset_param("Whose challenger; a run started by a night takes the night's."),
     "version": Param(
         None,
         type=["null", "string"],

@@ -3,10 +3,10 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Asset, Param
+from airflow.sdk import DAG, Asset
 from atspeed_dags.command import CommandOperator
 from atspeed_dags.policy import CPU, TASK_DEFAULTS, deadline
-from atspeed_dags.presets import DATASETS, DEFAULT_DATASET
+from atspeed_dags.presets import dataset_param
 
 CHAMPION = Asset("atspeed_champion", uri="atspeed://models/champion")
 
@@ -20,13 +20,7 @@ Swaps the aliases `champion` and `previous` in MLflow; `batch_recommend` then re
 """
 
 PARAMS = {
-    "dataset": Param(
-        DEFAULT_DATASET,
-        type="string",
-        enum=sorted({*DATASETS, DEFAULT_DATASET}),
-        title="Data set",
-        description="Whose champion.",
-    ),
+    "dataset": dataset_param("Whose champion."),
 }
 
 

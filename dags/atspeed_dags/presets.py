@@ -2,8 +2,16 @@
 
 import os
 
+from airflow.sdk import Param
+
 from atspeed_dags.command import PROJECT
 
 METHODS = ["sft", "atspeed_s", "atspeed_r"]
 DATASETS = sorted(path.stem for path in (PROJECT / "presets").glob("*.yaml"))
 DEFAULT_DATASET = os.environ.get("ATSPEED_DATASET") or "ml-latest-small-2016"
+
+
+def dataset_param(description: str) -> Param:
+    """The choice of a data set in a trigger form."""
+    choices = sorted({*DATASETS, DEFAULT_DATASET})
+    return Param(DEFAULT_DATASET, type="string", enum=choices, title="Data set", description=description)
