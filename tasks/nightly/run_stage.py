@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # takes a second to import
 
 WAIT_SECONDS = 20.0  # for an earlier attempt, killed elsewhere, to notice and end
 POLL_SECONDS = 0.5
+SIGNALLED = 128  # a shell's exit code for a command that a signal ended is above this
 
 log = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -139,7 +140,8 @@ def exit_code_in(error: BaseException) -> int | None:
     for cause in causes(error):
         if isinstance(cause, StageCmdFailedError):
             found = re.search(r"exited with (-?\d+)$", str(cause))
-            return max(1, int(found[1])) if found else 1
+            code = int(found[1]) if found else 1
+            return code if 0 < code < SIGNALLED else 1
     return None
 
 
