@@ -184,7 +184,12 @@ def _update(draft: CodeModel, optimizer: torch.optim.Optimizer, loss: Tensor, se
 
 
 def _epoch(data: AlignmentData, settings: AlignDraft, epoch: int) -> list[NDArray[np.int64]]:
-    return epoch_windows(data.sequences, window_items=data.encoder.max_history + 1, seed=[settings.seed, epoch])
+    return epoch_windows(
+        data.sequences,
+        window_items=data.encoder.max_history + 1,
+        batch_size=settings.batch_size,
+        seed=[settings.seed, epoch],
+    )
 
 
 def _permutation(size: int, seed: int, epoch: int) -> list[np.int64]:

@@ -206,7 +206,12 @@ def _train_epoch(engine: Any, settings: FinetuneTarget, data: FinetuneData, epoc
 
 
 def _windows(settings: FinetuneTarget, data: FinetuneData, epoch: int) -> list[NDArray[np.int64]]:
-    return epoch_windows(data.sequences, window_items=data.encoder.max_history + 1, seed=[settings.seed, epoch])
+    return epoch_windows(
+        data.sequences,
+        window_items=data.encoder.max_history + 1,
+        batch_size=settings.batch_size,
+        seed=[settings.seed, epoch],
+    )
 
 
 def _steps_an_epoch(settings: FinetuneTarget, data: FinetuneData) -> int:
