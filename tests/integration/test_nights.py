@@ -148,15 +148,17 @@ def test_a_second_night_warm_starts_and_is_promoted_though_the_scheduler_and_a_s
 def kill_stage(stack: Stack, run_id: str, stage: str) -> None:
     """SIGKILL to the process of a stage, in the midst of its work; nothing that it started may live on."""
     stack.api.wait_for_task("nightly_retrain", run_id, stage, ("running",))
-    process = stack.api.wait(lambda: process_of(stage), f"the process of {stage}", 120)
+    process = stack.api.wait(lambda: process_of(stack, stage), f"the process of {stage}", 120)
     family = [process, *process.children(recursive=True)]
     process.kill()
     stack.api.wait(lambda: (not any(map(psutil.Process.is_running, family))) or None, "its processes to end", 30)
 
 
-def process_of(stage: str) -> psutil.Process | None:
-    for process in psutil.process_iter(["cmdline"]):
-        if process.info["cmdline"] and f"tasks.{stage}" in process.info["cmdline"]:
+def process_of(stack: Stack, stage: str) -> psutil.Process | None:
+    """The process of a stage in one of this deployment's checkouts; the machine may run others."""
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        here = (process.info["cwd"] or "").startswith(str(stack.home))
+        if here and f"tasks.{stage}" in (process.info["cmdline"] or []):
             return process
     return None
 
