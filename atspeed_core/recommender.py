@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from atspeed_core.decoding import reference
+from atspeed_core.decoding.beam_rules import BeamRule, BestScore, GumbelTopK
+from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.decoding.device_trie import DeviceTrie
-from atspeed_core.decoding.drafters import AutoregressiveDrafter, Drafter, NoDrafter, OracleDrafter
-from atspeed_core.decoding.scored_tree import CodeModel, ScoredTree
-from atspeed_core.decoding.search import SearchResult, search
-from atspeed_core.decoding.verification import Relaxed, Strict, Verification
+from atspeed_core.decoding.drafters import (
+    AutoregressivePrefixes,
+    PrefixModel,
+    propose,
+    propose_level_one,
+)
+from atspeed_core.decoding.llama import LlamaDecoder
+from atspeed_core.decoding.plan import Choice, Plan
+from atspeed_core.decoding.published import UniformDrafter, search_in_rounds
+from atspeed_core.decoding.scored_tree import ScoredTree
+from atspeed_core.decoding.search import SearchResult, beam_search, search
+from atspeed_core.decoding.verification import Relaxed, Strict
 from atspeed_core.errors import UserError
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.identifiers.trie import IntArray
@@ -28,7 +38,8 @@ from atspeed_core.models.prompts import PromptEncoder
 # One forward pass over a tree and a pass a level sum in different order; in float32 that moves scores by some 1e-6.
 NEAR_TIE = 1e-5
 
-VerificationName = Literal["none", "strict", "relaxed"]
+VerificationName = Literal["none", "strict", "relaxed", "exact_sampling"]
+VERIFICATIONS = get_args(VerificationName)
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,7 @@ class Recommendation:
         scores: log-probabilities of the items' identifiers.
         accepted_steps: drafted steps accepted (AS) by request, 0 .. L - 1.
         target_calls: forward passes of the target by request.
+        target_nodes: trie nodes that these passes held, by request.
         unknown_items: history items by request that the catalogue does not know; they were skipped.
     """
 
@@ -47,18 +59,45 @@ class Recommendation:
     scores: list[list[float]]
     accepted_steps: list[int]
     target_calls: list[int]
+    target_nodes: list[int]
     unknown_items: list[int]
 
 
 @dataclass(frozen=True)
+class Request:
+    """A batch of requests on the device.
+
+    Attributes:
+        ids: [B, S] int64 left-padded prompts.
+        mask: [B, S] int64.
+        trie: what each request may be recommended.
+        k: list length.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    trie: DeviceTrie
+    k: int
+
+    def tree(self, model: CodeModel) -> ScoredTree:
+        """A tree behind these prompts, nothing scored yet."""
+        return ScoredTree(model, self.trie, self.ids, self.mask)
+
+    def select(self, rows: Tensor) -> Request:
+        """Only the requests `rows`."""
+        return Request(self.ids[rows], self.mask[rows], self.trie.select(rows), self.k)
+
+
+@dataclass(frozen=True)
 class Recommender:
-    """A target, its draft and the catalogue. Build one with `Recommender.load`."""
+    """A target, its draft, the catalogue and a plan how to decode. Build one with `Recommender.load`."""
 
     catalog: Catalog
     encoder: PromptEncoder
     target: CodeModel
     draft: CodeModel | None
     trie: DeviceTrie
+    plan: Plan
     draft_beams: int
     draft_steps: int
     temperature: float
@@ -71,6 +110,7 @@ class Recommender:
         draft: str | Path | None = None,
         identifiers: str | Path = "data/identifiers/identifiers.json",
         *,
+        plan: str | Path | Plan | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         draft_beams: int = 40,
@@ -79,17 +119,20 @@ class Recommender:
         max_history: int = 20,
         exclude_history: bool = False,
     ) -> Recommender:
-        """Load model folders and an identifiers file.
+        """Load model folders, an identifiers file and a plan.
 
         Args:
             target: folder of the target model.
-            draft: folder of the draft model; without one only verification "none" can be asked for.
+            draft: folder of the draft model; without one "strict" speculates with the
+                item trie alone, and "relaxed" cannot be asked for.
             identifiers: LC-Rec style JSON, {"item": ["<a_1>", ...]}.
+            plan: how to decode on this device (the evaluate stage writes one), a file or a plan; without
+                one quotas that are generous rather than fast are used.
             device: default: CUDA if there is one, else the CPU.
             dtype: default: bfloat16 on CUDA, float32 on a CPU.
-            draft_beams: N, nodes drafted a level.
-            draft_steps: gamma, levels drafted a round.
-            temperature: of relaxed verification.
+            draft_beams: N, nodes drafted a level and round by "relaxed".
+            draft_steps: gamma, levels drafted a round by "relaxed".
+            temperature: of "relaxed" and "exact_sampling".
             max_history: most recent items of a history that the models see.
             exclude_history: items of a request's history are not recommended to it again.
 
@@ -100,20 +143,24 @@ class Recommender:
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
         catalog = Catalog.load(identifiers)
         encoder = load_prompt_encoder(target, catalog, max_history=max_history)
-        code_ids = encoder.code_ids.to(device)
-        target_model = CodeModel(load_model(target, device=device, dtype=dtype), code_ids)
-        draft_model = CodeModel(load_model(draft, device=device, dtype=dtype), code_ids) if draft is not None else None
-        if draft is not None and load_prompt_encoder(draft, catalog, max_history=max_history).prefix != encoder.prefix:
-            raise UserError(f"{draft}: the draft's prompt differs from the target's; train it from this target")
-        trie = DeviceTrie.build(catalog.trie, device)
+        plan = plan if isinstance(plan, Plan) else Plan([], {}) if plan is None else Plan.load(plan)
         return cls(
-            catalog, encoder, target_model, draft_model, trie, draft_beams, draft_steps, temperature, exclude_history
+            catalog,
+            encoder,
+            _code_model(target, encoder, device, dtype),
+            _draft(draft, encoder, device, dtype) if draft is not None else None,
+            DeviceTrie.build(catalog.trie, device),
+            plan,
+            draft_beams,
+            draft_steps,
+            temperature,
+            exclude_history,
         )
 
     @property
     def device(self) -> torch.device:
         """Where the models are."""
-        return self.trie.token.device
+        return self.trie.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -149,37 +196,85 @@ class Recommender:
             histories: item ids, oldest first; unknown ones are skipped and counted.
             k: list length and beam width.
             verification: "strict" gives the target's own beam search lists, faster; "none" runs that beam search;
-                "relaxed" samples (AtSpeed, section 3.3).
+                "exact_sampling" draws a list without replacement from the target's law over the items (arXiv
+                1903.06059), as fast as "strict"; "relaxed" samples as published (AtSpeed, section 3.3), approximately.
             allowed_items: only these may be recommended; unknown ones are ignored.
-            seed: of the random draws of "relaxed".
+            seed: of the random draws of "relaxed" and "exact_sampling".
 
         Raises:
             UserError: an empty history, `k` out of range, an unknown verification, no draft loaded, no allowed item.
         """
         self._check(k, verification, allowed_items)
-        trie = self._narrowed(allowed_items)
-        generator = torch.Generator(self.device).manual_seed(seed)
-        trees = self._trees(histories, trie, with_draft=verification != "none")
-        rule: Verification = Relaxed(generator, self.temperature) if verification == "relaxed" else Strict()
-        drafter = self._drafter(trees[1:], generator if verification == "relaxed" else None)
-        result = search(trees[0], drafter, rule, k)
-        if verification == "strict" and self.dtype == torch.float32:
-            self._settle_near_ties(result, histories, trie, k)
-        return self._recommendation(histories, result, k)
+        request = self.prepare(histories, k, allowed_items=allowed_items)
+        if verification == "relaxed":
+            return self._recommendation(histories, self._relaxed(request, seed), k)
+        rule = self._rule(verification, seed, len(histories))
+        if verification == "none":
+            return self._recommendation(histories, beam_search(request.tree(self.target), k), k)
+        return self._recommendation(histories, self.speculate(request, rule), k)
+
+    def offers(self, verification: str) -> bool:
+        """Whether `recommend` takes this verification with the draft that is loaded."""
+        return verification in VERIFICATIONS and (verification != "relaxed" or self.draft is not None)
+
+    def prepare(
+        self, histories: Sequence[Sequence[str]], k: int, *, allowed_items: Sequence[str] | None = None
+    ) -> Request:
+        """Prompts and trie of a batch on the device."""
+        ids, mask = (t.to(self.device) for t in self.encode(histories))
+        trie = self.trie
+        if allowed_items is not None:
+            trie = trie.narrowed(self.catalog.trie.ancestors_of_items(self.catalog.positions_of(allowed_items)))
+        if self.exclude_history:
+            trie = trie.excluding([self.catalog.trie.exhausted_by(items) for items in self._seen(histories)])
+        return Request(ids, mask, trie, k)
+
+    def speculate(self, request: Request, rule: BeamRule, choice: Choice | None = None) -> SearchResult:
+        """Search under `rule`, speculating as `choice` says (default: the plan's choice)."""
+        if choice is None:
+            choice = self.plan.choice(
+                prompt_tokens=request.ids.shape[1],
+                k=request.k,
+                batch=len(request.ids),
+                levels=self.trie.num_levels,
+                has_draft=self.draft is not None,
+            )
+        proposal = self.proposal(request, rule, choice)
+        result = search(request.tree(self.target), proposal, request.k, rule=rule, repair_nodes=choice.repair_nodes)
+        if self.dtype == torch.float32 and choice.speculation != "none":
+            self._settle_near_ties(result, request, rule)
+        return result
+
+    @torch.inference_mode()
+    def proposal(self, request: Request, rule: BeamRule, choice: Choice) -> Tensor:
+        """[B, W] nodes for the target's first call."""
+        batch = len(request.ids)
+        if choice.speculation == "trie":
+            return propose_level_one(request.trie, batch, choice.most[0] if choice.most else self.trie.num_nodes)
+        if choice.speculation == "draft":
+            return propose(self.prefixes(request), choice.quotas, rule, request.k, batch)
+        return torch.zeros(batch, 0, dtype=torch.long, device=self.device)
 
     def prepare_oracle(self, histories: Sequence[Sequence[str]], k: int) -> Callable[[], Recommendation]:
-        """A strict search whose drafter knows the answer and costs nothing; only calling it does the search.
+        """A strict search whose draft knows the answer and costs nothing; only calling it does the search.
 
         Its time is the least any drafter could reach on this device.
         """
         self._check(k, "none", None)
-        beams = search(self._trees(histories, self.trie, with_draft=False)[0], NoDrafter(), Strict(), k).beams
+        beams = beam_search(self.prepare(histories, k).tree(self.target), k).beams.flatten(1)
 
         def run() -> Recommendation:
-            (tree,) = self._trees(histories, self.trie, with_draft=False)
-            return self._recommendation(histories, search(tree, OracleDrafter(beams.flatten(1)), Strict(), k), k)
+            tree = self.prepare(histories, k).tree(self.target)
+            return self._recommendation(histories, search(tree, beams, k), k)
 
         return run
+
+    def search_as_published(self, histories: Sequence[Sequence[str]], k: int) -> Recommendation:
+        """Strict verification by the published scheme: `draft_beams` nodes a level, drafted anew after every miss."""
+        self._check(k, "relaxed", None)
+        request = self.prepare(histories, k)
+        result = search_in_rounds(request.tree(self.target), self._uniform(request, None), Strict(), k)
+        return self._recommendation(histories, result, k)
 
     def generate(self, histories: Sequence[Sequence[str]], k: int) -> Recommendation:
         """The reference lists: `transformers` generate with num_beams=k and a trie callback."""
@@ -197,61 +292,61 @@ class Recommender:
         code_of[self.encoder.code_ids] = torch.arange(len(self.encoder.code_ids))
         leaves = torch.tensor([[self._leaf_of[tuple(i)] for i in row] for row in code_of[made.tokens.cpu()].tolist()])
         counts = torch.zeros(len(histories), dtype=torch.long)
-        result = SearchResult(leaves, made.scores, counts, counts + levels, leaves[:, None, :0], made.scores[:, 0])
+        result = SearchResult(
+            leaves, made.scores, counts, counts + levels, counts, leaves[:, None, :0], made.scores[:, 0]
+        )
         return self._recommendation(histories, result, k)
 
     @torch.inference_mode()
-    def _settle_near_ties(
-        self, result: SearchResult, histories: Sequence[Sequence[str]], trie: DeviceTrie, k: int
-    ) -> None:
+    def _settle_near_ties(self, result: SearchResult, request: Request, rule: BeamRule) -> None:
         """Take decisions closer than float32 can tell from the step-by-step search; its calls are counted too."""
         rows = (result.margin < NEAR_TIE).nonzero().squeeze(1)
         if not len(rows):
             return
-        (tree,) = self._trees([histories[row] for row in rows.tolist()], trie, with_draft=False)
-        settled = search(tree, NoDrafter(), Strict(), k)
+        tree = request.select(rows).tree(self.target)
+        settled = search(tree, tree.nodes[:, :0], request.k, rule=rule.select(rows))
         result.leaves[rows], result.scores[rows] = settled.leaves, settled.scores
         result.target_calls[rows] += settled.target_calls
+        result.target_nodes[rows] += settled.target_nodes
 
-    def _check(self, k: int, verification: str, allowed_items: Sequence[str] | None) -> None:
-        if verification not in ("none", "strict", "relaxed"):
-            raise UserError(f"verification '{verification}' is unknown; use none, strict or relaxed")
-        if not 1 <= k <= self.catalog.trie.num_leaves:
-            raise UserError(
-                f"k = {k}: must lie between 1 and the catalogue's {self.catalog.trie.num_leaves} identifiers"
-            )
-        if verification != "none" and self.draft is None:
-            raise UserError(f"verification '{verification}' needs a draft; load one, or ask for 'none'")
-        if verification != "none" and k > self.draft_beams:
-            raise UserError(f"k = {k}: the draft proposes only {self.draft_beams} beams; raise draft_beams")
-        if allowed_items is not None and not len(self.catalog.positions_of(allowed_items)):
-            raise UserError("allowed_items: none of them is in the catalogue")
+    def _rule(self, verification: str, seed: int, batch: int) -> BeamRule:
+        if verification == "exact_sampling":
+            return GumbelTopK(seed, torch.arange(batch, device=self.device), self.temperature)
+        return BestScore()
 
-    def _narrowed(self, allowed_items: Sequence[str] | None) -> DeviceTrie:
-        if allowed_items is None:
-            return self.trie
-        nodes = self.catalog.trie.ancestors_of_items(self.catalog.positions_of(allowed_items))
-        return replace(self.trie, allowed=torch.from_numpy(nodes).to(self.device))
+    def prefixes(self, request: Request) -> PrefixModel:
+        """What the draft, which must be there, says about prefixes for these requests."""
+        assert self.draft is not None
+        return AutoregressivePrefixes(request.tree(self.draft))
 
-    def _trees(
-        self, histories: Sequence[Sequence[str]], trie: DeviceTrie, *, with_draft: bool
-    ) -> tuple[ScoredTree, ...]:
-        ids, mask = (t.to(trie.token.device) for t in self.encode(histories))
-        if self.exclude_history:
-            trie = trie.excluding([self.catalog.trie.exhausted_by(items) for items in self._seen(histories)])
-        models = (self.target, self.draft) if with_draft else (self.target,)
-        return tuple(ScoredTree(model, trie, ids, mask) for model in models if model is not None)
-
-    def _drafter(self, tree: tuple[ScoredTree, ...], generator: torch.Generator | None) -> Drafter:
-        if not tree:
-            return NoDrafter()
-        return AutoregressiveDrafter(
-            tree[0],
+    def _uniform(self, request: Request, generator: torch.Generator | None) -> UniformDrafter:
+        assert self.draft is not None
+        return UniformDrafter(
+            request.tree(self.draft),
             num_beams=self.draft_beams,
             num_steps=self.draft_steps,
             generator=generator,
             temperature=self.temperature,
         )
+
+    def _relaxed(self, request: Request, seed: int) -> SearchResult:
+        generator = torch.Generator(self.device).manual_seed(seed)
+        drafter = self._uniform(request, generator)
+        return search_in_rounds(request.tree(self.target), drafter, Relaxed(generator, self.temperature), request.k)
+
+    def _check(self, k: int, verification: str, allowed_items: Sequence[str] | None) -> None:
+        if verification not in VERIFICATIONS:
+            raise UserError(f"verification '{verification}' is unknown; use {', '.join(VERIFICATIONS)}")
+        if not 1 <= k <= self.catalog.trie.num_leaves:
+            raise UserError(
+                f"k = {k}: must lie between 1 and the catalogue's {self.catalog.trie.num_leaves} identifiers"
+            )
+        if not self.offers(verification):
+            raise UserError("verification 'relaxed' needs a draft; load one, or ask for 'none'")
+        if verification == "relaxed" and k > self.draft_beams:
+            raise UserError(f"k = {k}: the draft proposes only {self.draft_beams} beams; raise draft_beams")
+        if allowed_items is not None and not len(self.catalog.positions_of(allowed_items)):
+            raise UserError("allowed_items: none of them is in the catalogue")
 
     def _recommendation(self, histories: Sequence[Sequence[str]], result: SearchResult, k: int) -> Recommendation:
         rows = zip(result.leaves.tolist(), result.scores.tolist(), self._seen(histories), strict=True)
@@ -261,6 +356,7 @@ class Recommender:
             scores=[[score for _, score in row] for row in lists],
             accepted_steps=result.accepted_steps.tolist(),
             target_calls=result.target_calls.tolist(),
+            target_nodes=result.target_nodes.tolist(),
             unknown_items=[sum(i not in self.catalog.position for i in history) for history in histories],
         )
 
@@ -290,3 +386,15 @@ class Recommender:
         trie = self.catalog.trie
         first = trie.leaf_items[trie.first_item[:-1]]
         return {tuple(row): trie.first_leaf + j for j, row in enumerate(self.catalog.codes[first].tolist())}
+
+
+def _code_model(folder: str | Path, encoder: PromptEncoder, device: torch.device, dtype: torch.dtype) -> CodeModel:
+    model = load_model(folder, device=device, dtype=dtype)
+    decoder = LlamaDecoder.of(model, str(folder), prefix=encoder.prefix)
+    return CodeModel(model, encoder.code_ids.to(device), decoder)
+
+
+def _draft(folder: str | Path, encoder: PromptEncoder, device: torch.device, dtype: torch.dtype) -> CodeModel:
+    if load_prompt_encoder(folder, encoder.catalog, max_history=encoder.max_history).prefix != encoder.prefix:
+        raise UserError(f"{folder}: the draft's prompt differs from the target's; train it from this target")
+    return _code_model(folder, encoder, device, dtype)

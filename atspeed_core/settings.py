@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from atspeed_core.errors import UserError
 
 Method = Literal["sft", "atspeed_s", "atspeed_r"]
-Verification = Literal["none", "strict", "relaxed"]
+Verification = Literal["none", "strict", "relaxed", "exact_sampling"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 
@@ -223,6 +223,22 @@ class AlignDraft(Section):
         return self.model_copy(update=dict(self.warm))
 
 
+class PlanDecoding(Section):
+    """What the plan of decoding is made from.
+
+    Attributes:
+        users: validation users whose lists tell how far the draft is off.
+        batches: requests in one call that are planned for.
+        prompt_percentiles: of the users' prompt lengths, each planned for.
+        repetitions: timed calls at each point of the cost curve.
+    """
+
+    users: Positive = 256
+    batches: Annotated[list[Positive], Field(min_length=1)] = [1, 32]
+    prompt_percentiles: Annotated[list[Annotated[int, Field(ge=0, le=100)]], Field(min_length=1)] = [50, 95]
+    repetitions: Positive = 5
+
+
 class Evaluate(Section):
     """What is measured, over all test users."""
 
@@ -231,6 +247,7 @@ class Evaluate(Section):
     draft_beams: Positive = 40
     draft_steps: Positive = 3
     exclude_history: bool = True
+    plan: PlanDecoding = PlanDecoding()
     temperature: Annotated[float, Field(gt=0)] = 1.0
     batch_size: Positive = 32
     timing_users: Annotated[int, Field(ge=2)] = 48

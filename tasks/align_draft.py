@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBas
 
 from atspeed_core import Recommender
 from atspeed_core.data.sequences import load_train
-from atspeed_core.decoding.scored_tree import CodeModel
+from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.files import digest
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models.building import build_model, load_instruction, save_model
@@ -45,7 +45,7 @@ def main(
         settings = run.params.align_draft.warmed() if start.folder else run.params.align_draft
         tokenizer = AutoTokenizer.from_pretrained(TARGET, local_files_only=True)
         draft = _draft(settings, tokenizer, start)
-        torch.nn.Module.to(draft, data.trie.token.device)
+        torch.nn.Module.to(draft, data.trie.device)
         checkpoint = CHECKPOINTS / "align_draft" / f"{_fingerprint(run.params, method, start)}.pt"
         torch.manual_seed(settings.seed)
         curves = align(CodeModel(draft, data.target.code_ids), data, method, settings, checkpoint=checkpoint)

@@ -1,6 +1,7 @@
 """Stage evaluate: one draft under every verification and K, for acceptance, speed, identity and ranking."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,10 +22,11 @@ from atspeed_core.evaluation.measure import Recommends, list_figures, per_user_f
 from atspeed_core.evaluation.speed import BASELINE, FloatArray, time_interleaved
 from atspeed_core.files import replacing, write_json
 from atspeed_core.identifiers.catalog import Catalog
+from atspeed_core.planning import make_plan
 from atspeed_core.progress import track
 from atspeed_core.recommender import Recommender
 from atspeed_core.settings import Evaluate, Params
-from tasks.paths import DRAFTS, IDENTIFIERS, PROCESSED, REFERENCE, RESULTS, TARGET
+from tasks.paths import DRAFTS, IDENTIFIERS, PLANS, PROCESSED, REFERENCE, RESULTS, TARGET
 from tasks.stage import ParamsPath, Run, stage
 
 Json = dict[str, Any]
@@ -41,7 +43,7 @@ def main(
     method: Annotated[str, typer.Option(help="The method whose draft, models/drafts/METHOD, is evaluated.")],
     params: ParamsPath = Path("params.yaml"),
 ) -> None:
-    """Measure a draft and write results/METHOD.json and its per-user figures."""
+    """Plan how to decode on this device, measure a draft; write its plan, results/METHOD.json and per-user figures."""
     with stage("evaluate", params, method=method) as run:
         record(evaluate(method, run.params), run)
 
@@ -58,7 +60,8 @@ def evaluate(method: str, params: Params) -> Json:
     check_ks(settings.ks, Catalog.load(identifiers).trie.num_leaves, len(examples))
     users = [example.user for example in examples]
     reference = read_reference(REFERENCE / "lists.parquet", users, settings.ks)
-    recommender = load_recommender(method, identifiers, params)
+    recommender = planned(load_recommender(method, identifiers, params), settings)
+    recommender.plan.save(PLANS / f"{method}.json")
     figures, per_user = measure(recommender, method, examples, reference, settings)
     result = {
         "method": method,
@@ -69,6 +72,7 @@ def evaluate(method: str, params: Params) -> Json:
         "draft": {"parameters": recommender.draft_parameters},
         "speedup_baseline": BASELINE,
         "timing": timing_facts(settings, len(examples)),
+        "plan": [row.model_dump() for row in recommender.plan.planned],
         "verifications": figures,
     }
     with replacing(RESULTS / "per_user" / f"{method}.parquet") as temporary:
@@ -91,6 +95,23 @@ def load_recommender(method: str, identifiers: Path, params: Params) -> Recommen
     )
 
 
+def planned(recommender: Recommender, settings: Evaluate) -> Recommender:
+    """The recommender with a plan for this device, made on validation users."""
+    examples = load_full_examples(PROCESSED, "valid")
+    chosen = choose_users(len(examples), settings.plan.users, settings.seed)
+    known = recommender.catalog.position
+    histories = [examples[user].history for user in chosen]
+    plan = make_plan(
+        recommender,
+        [history for history in histories if any(item in known for item in history)],
+        ks=settings.ks,
+        batches=settings.plan.batches,
+        prompt_percentiles=settings.plan.prompt_percentiles,
+        repetitions=settings.plan.repetitions,
+    )
+    return replace(recommender, plan=plan)
+
+
 def measure(
     recommender: Recommends,
     method: str,
@@ -99,7 +120,9 @@ def measure(
     settings: Evaluate,
 ) -> tuple[dict[str, dict[str, Json]], pd.DataFrame]:
     """Verification -> K -> figures, and one row a user, verification and K."""
-    figures: dict[str, dict[str, Json]] = {name: {} for name in settings.verifications}
+    offered = [name for name in settings.verifications if recommender.offers(name)]
+    settings = settings.model_copy(update={"verifications": offered})
+    figures: dict[str, dict[str, Json]] = {name: {} for name in offered}
     frames = []
     options = {"samples": settings.bootstrap_samples, "seed": settings.seed}
     for k in track(settings.ks, f"evaluate {method} at each K"):

@@ -7,6 +7,7 @@ PROCESSED = Path("data/processed")
 IDENTIFIERS = Path("data/identifiers")
 TARGET = Path("models/target")
 DRAFTS = Path("models/drafts")
+PLANS = Path("models/plans")
 TOPK_CACHE = Path("data/topk_cache")
 REFERENCE = Path("data/reference")
 CHECKPOINTS = Path("checkpoints")  # outside every DVC out: DVC deletes outs before it runs a stage

@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from atspeed_core.decoding.plan import Choice, Plan, Planned
 from atspeed_core.errors import UserError
 from tests.tiny_models import make_catalog, make_recommender
 
@@ -39,12 +42,14 @@ def test_unknown_items_are_skipped_and_counted(recommender):
     assert out.items == recommender.recommend([["1", "2", "3"], ["9"]], k=3).items
 
 
-@pytest.mark.parametrize("verification", ["none", "strict", "relaxed"])
+@pytest.mark.parametrize("verification", ["none", "strict", "relaxed", "exact_sampling"])
 def test_allowed_items_narrow_the_lists_without_reordering_them(recommender, verification):
     allowed = ["3", "4", "17", "23", "unknown"]
     out = recommender.recommend(HISTORIES, k=4, verification=verification, allowed_items=allowed)
     whole = recommender.recommend(HISTORIES, k=8, verification="none", allowed_items=None)
     assert all(set(items) == set(allowed[:4]) for items in out.items)
+    if verification == "exact_sampling":  # its scores are of the law within the allowed items, its order drawn
+        return
     for items, scores, all_items, all_scores in zip(out.items, out.scores, whole.items, whole.scores, strict=True):
         score_of = dict(zip(items, scores, strict=True))
         assert all(
@@ -59,10 +64,11 @@ def test_fewer_allowed_items_than_k_give_shorter_lists(recommender):
     assert sorted(out.items[0]) == ["3", "8"]
 
 
-def test_relaxed_depends_on_the_seed_alone(recommender):
-    first = recommender.recommend(HISTORIES, k=5, verification="relaxed", seed=3)
-    assert recommender.recommend(HISTORIES, k=5, verification="relaxed", seed=3) == first
-    others = [recommender.recommend(HISTORIES, k=5, verification="relaxed", seed=s).items for s in range(4, 10)]
+@pytest.mark.parametrize("verification", ["relaxed", "exact_sampling"])
+def test_a_draw_depends_on_the_seed_alone(recommender, verification):
+    first = recommender.recommend(HISTORIES, k=5, verification=verification, seed=3)
+    assert recommender.recommend(HISTORIES, k=5, verification=verification, seed=3) == first
+    others = [recommender.recommend(HISTORIES, k=5, verification=verification, seed=s).items for s in range(4, 10)]
     assert any(items != first.items for items in others)
     assert all(len(set(row)) == 5 for items in others for row in items)
 
@@ -75,6 +81,26 @@ def test_near_ties_are_settled_by_the_step_by_step_search(recommender, monkeypat
     plain = recommender.recommend(HISTORIES, k=5, verification="none")
     assert (settled.items, settled.scores) == (plain.items, plain.scores)
     assert settled.target_calls == [calls + 3 for calls in strict.target_calls]
+
+
+@pytest.mark.parametrize("verification", ["strict", "exact_sampling"])
+def test_no_plan_changes_a_list(recommender, verification):
+    plain = recommender.recommend(HISTORIES, 6, "none")
+    seen = set()
+    choices = [
+        Choice(speculation="none"),
+        Choice(speculation="trie", most=[4], repair_nodes=5),
+        Choice(speculation="trie", most=[3]),  # more codes than that: nothing is proposed
+        Choice(speculation="draft", most=[2, 3], ranked_levels=2),
+        Choice(speculation="draft", most=[4, 9], within=[0.0, None], ranked_levels=2, repair_nodes=2),
+        Choice(speculation="draft", most=[4, 9], ranked_levels=1, repair_nodes=50),
+    ]
+    for choice in choices:
+        planned = replace(recommender, plan=Plan([Planned(prompt_tokens=9, k=6, batch=1, choice=choice)], {}))
+        out = planned.recommend(HISTORIES, 6, verification, seed=1)
+        assert verification != "strict" or out.items == plain.items
+        seen.add(str(out.items))
+    assert len(seen) == 1
 
 
 def test_items_that_share_an_identifier_follow_one_another(tmp_path):
@@ -101,8 +127,8 @@ def test_of_items_that_share_an_identifier_only_the_seen_ones_are_left_out(tmp_p
         ({"histories": [["nobody"]]}, "request 0: the history holds no known item .*nobody"),
         ({"k": 0}, "between 1 and the catalogue's 24"),
         ({"k": 25, "verification": "none"}, "between 1 and the catalogue's 24"),
-        ({"k": 9}, "raise draft_beams"),
-        ({"verification": "fast"}, "use none, strict or relaxed"),
+        ({"k": 9, "verification": "relaxed"}, "raise draft_beams"),
+        ({"verification": "fast"}, "use none, strict, relaxed, exact_sampling"),
         ({"allowed_items": ["nobody"]}, "none of them is in the catalogue"),
     ],
 )
@@ -111,10 +137,11 @@ def test_mistakes_are_named(recommender, arguments, message):
         recommender.recommend(**({"histories": HISTORIES, "k": 5} | arguments))
 
 
-def test_verification_needs_a_draft(recommender):
+def test_relaxed_needs_a_draft_and_strict_makes_do_with_the_trie(recommender):
     without = type(recommender)(**{**{f: getattr(recommender, f) for f in recommender.__annotations__}, "draft": None})
     with pytest.raises(UserError, match="needs a draft"):
-        without.recommend(HISTORIES)
+        without.recommend(HISTORIES, verification="relaxed")
+    assert without.recommend(HISTORIES, 5, "strict").items == recommender.recommend(HISTORIES, 5, "none").items
     assert without.recommend(HISTORIES, 5, "none").items == recommender.recommend(HISTORIES, 5, "strict").items
 
 

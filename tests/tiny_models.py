@@ -6,8 +6,9 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from atspeed_core import Recommender
+from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.decoding.device_trie import DeviceTrie
-from atspeed_core.decoding.scored_tree import CodeModel, ScoredTree
+from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models.building import build_model, save_model
 from atspeed_core.models.prompts import PromptEncoder

@@ -1,131 +1,125 @@
-"""Drafters: which trie nodes the target should score along with the beams it has."""
+"""Drafters: which trie nodes the target's first call should score along with the prompt."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from atspeed_core.decoding.beams import Beams, extended
-from atspeed_core.decoding.device_trie import NO_NODE
-from atspeed_core.decoding.scored_tree import ScoredTree
-from atspeed_core.decoding.selection import sample_without_replacement, stable_topk
-from atspeed_core.decoding.verification import extensions, padded
+from atspeed_core.decoding.beam_rules import BeamRule
+from atspeed_core.decoding.device_trie import NO_NODE, DeviceTrie
+from atspeed_core.decoding.scored_tree import ScoredTree, left_aligned
+from atspeed_core.decoding.selection import stable_topk
 
 
-class Drafter(Protocol):
-    """Proposes nodes for a round and answers `verification.Draft` about them."""
+@dataclass(frozen=True)
+class Quotas:
+    """How many nodes a drafter proposes for lists of K items.
 
-    def propose(self, beams: Beams) -> Tensor:
-        """[B, W] nodes below `beams` for the target to score in this round (NO_NODE allowed)."""
-        ...
-
-    def drawn(self, nodes: Tensor) -> Tensor:
-        """[B, n] bool: which of `nodes` [B, n] were drafted in this round."""
-        ...
-
-    def scores(self, beams: Beams) -> Tensor:
-        """[B, K * M] the draft's scores of all extensions of `beams`; all -inf in a row (or [B, 0]): no opinion."""
-        ...
-
-    def select(self, rows: Tensor) -> None:
-        """Keep only the requests `rows`."""
-        ...
-
-
-class NoDrafter:
-    """Proposes nothing: the search is the target's own beam search, one level a call."""
-
-    def propose(self, beams: Beams) -> Tensor:
-        """See `Drafter`."""
-        return beams.nodes[:, :0]
-
-    def drawn(self, nodes: Tensor) -> Tensor:
-        """See `Drafter`."""
-        return torch.zeros_like(nodes, dtype=torch.bool)
-
-    def scores(self, beams: Beams) -> Tensor:
-        """See `Drafter`."""
-        return beams.scores[:, :0]
-
-    def select(self, rows: Tensor) -> None:
-        """See `Drafter`."""
-
-
-@dataclass
-class OracleDrafter(NoDrafter):
-    """Proposes exactly the beams that the target will choose, at no cost: the most any drafter could reach.
+    Nodes of a level are taken best first, as many as `most` says, but none whose key lies more than `within` below the
+    draft's own K-th best: where the draft is sure of itself, few. Levels that are not named get no node.
 
     Attributes:
-        nodes: [B, W] the true beams of every depth below L.
+        most: nodes of level 1, 2, ...
+        within: log-probability, for the same levels; inf: no such limit.
+        ranked_levels: levels that the draft ranks. Deeper ones get the subtrees of the nodes above, best first.
+    """
+
+    most: tuple[int, ...]
+    within: tuple[float, ...]
+    ranked_levels: int
+
+    @classmethod
+    def uniform(cls, nodes: int, levels: int) -> "Quotas":
+        """`nodes` of each of the first `levels` levels, all ranked: the published choice."""
+        return cls((nodes,) * levels, (float("inf"),) * levels, levels)
+
+
+class PrefixModel(Protocol):
+    """What a draft says about prefixes: the log-probabilities of their next codes."""
+
+    @property
+    def trie(self) -> DeviceTrie:
+        """The trie, narrowed to what the requests may be recommended."""
+        ...
+
+    def next_log_probs(self, nodes: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+        """Children [B, n, M] of `nodes` [B, n], all of `depth`, and their log-probabilities given the parent."""
+        ...
+
+
+@dataclass(frozen=True)
+class AutoregressivePrefixes:
+    """A small language model, one forward pass a level (AtSpeed, section 3.1)."""
+
+    tree: ScoredTree
+
+    @property
+    def trie(self) -> DeviceTrie:
+        """See `PrefixModel`."""
+        return self.tree.trie
+
+    def next_log_probs(self, nodes: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+        """See `PrefixModel`."""
+        self.tree.score_new(nodes[:, :0] if depth == 0 else nodes)
+        return self.tree.next_log_probs(nodes, depth)
+
+
+@dataclass(frozen=True)
+class Level:
+    """Ranked nodes of one level.
+
+    Attributes:
+        nodes: [B, n] int64, best first; NO_NODE fills up.
+        keys: [B, n] float32 what they are ranked by; -inf for NO_NODE.
     """
 
     nodes: Tensor
-
-    def propose(self, beams: Beams) -> Tensor:
-        """See `Drafter`."""
-        return self.nodes
-
-    def select(self, rows: Tensor) -> None:
-        """See `Drafter`."""
-        self.nodes = self.nodes[rows]
+    keys: Tensor
 
 
-class AutoregressiveDrafter:
-    """The paper's drafter: a small language model extends the beams `num_steps` levels, `num_beams` nodes a level.
+def rank(model: PrefixModel, quotas: Quotas, rule: BeamRule, k: int, batch: int) -> list[Level]:
+    """The nodes that the draft ranks, level by level, each below a node of the level before.
 
-    With a generator the nodes of a level are sampled without replacement (for relaxed verification), else the best.
+    Args:
+        model: the draft.
+        quotas: how many.
+        rule: the target's, so that the draft ranks as the target will.
+        k: list length.
+        batch: number of requests.
     """
+    nodes = torch.zeros(batch, 1, dtype=torch.long, device=model.trie.device)
+    keys = scores = torch.zeros(batch, 1, device=model.trie.device)
+    levels = []
+    for depth in range(min(len(quotas.most), quotas.ranked_levels, model.trie.num_levels - 1)):
+        children, step = model.next_log_probs(nodes, depth)
+        made = rule.extend(keys, scores, children, step)
+        keys, chosen = stable_topk(made.keys.flatten(1), min(quotas.most[depth], children[0].numel()))
+        kth = min(k, keys.shape[1])
+        kept = (keys >= keys[:, kth - 1 : kth] - quotas.within[depth]) & (keys > -torch.inf)
+        width = int(kept.sum(1).max())  # the best come first, so what is kept stands at the left
+        nodes = children.flatten(1).gather(1, chosen).masked_fill(~kept, NO_NODE)[:, :width]
+        keys = keys.masked_fill(~kept, -torch.inf)[:, :width]
+        scores = made.scores.flatten(1).gather(1, chosen)[:, :width]
+        levels.append(Level(nodes, keys))
+    return levels
 
-    def __init__(
-        self,
-        tree: ScoredTree,
-        *,
-        num_beams: int,
-        num_steps: int,
-        generator: torch.Generator | None = None,
-        temperature: float = 1.0,
-    ) -> None:
-        """Draft with the model, prompts and trie of `tree`."""
-        self._tree, self._num_beams, self._num_steps = tree, num_beams, num_steps
-        self._generator, self._temperature = generator, temperature
-        self._drafted = tree.nodes[:, :0]
 
-    def propose(self, beams: Beams) -> Tensor:
-        """See `Drafter`: draft scores start from the target's scores of the beams."""
-        levels: list[Tensor] = []
-        for _ in range(min(self._num_steps, self._tree.trie.num_levels - 1 - int(beams.depth.min()))):
-            self._tree.score(self._tree.trie.ancestors(beams.nodes).flatten(1))
-            beams = self._extend(beams)
-            levels.append(beams.nodes)
-        self._drafted = torch.cat(levels, dim=1) if levels else beams.nodes[:, :0]
-        return self._drafted
+def propose(model: PrefixModel, quotas: Quotas, rule: BeamRule, k: int, batch: int) -> Tensor:
+    """[B, W] nodes to score in the first call, each behind its parent; NO_NODE fills up. Arguments as for `rank`."""
+    levels = [level.nodes for level in rank(model, quotas, rule, k, batch)]
+    if not levels:
+        return torch.zeros(batch, 0, dtype=torch.long, device=model.trie.device)
+    if limit := sum(quotas.most[quotas.ranked_levels :]):
+        below = model.trie.descendants(levels[-1], limit, len(levels))
+        levels.append(left_aligned(below, below >= 0))
+    return torch.cat(levels, dim=1)
 
-    def drawn(self, nodes: Tensor) -> Tensor:
-        """See `Drafter`."""
-        return (nodes.unsqueeze(-1) == self._drafted.unsqueeze(1)).any(-1) & (nodes >= 0)
 
-    def scores(self, beams: Beams) -> Tensor:
-        """See `Drafter`: sums of the draft's own log-probabilities from the root."""
-        own = self._tree.path_scores(beams.nodes).masked_fill(beams.nodes < 0, -torch.inf)
-        scores = extensions(replace(beams, scores=own), self._tree)[1]
-        known = self._tree.find(beams.nodes)[1].all(1, keepdim=True)
-        return scores.masked_fill(~known, -torch.inf)
+def propose_level_one(trie: DeviceTrie, batch: int, most: int) -> Tensor:
+    """[B, W] all nodes of level 1, where they are no more than `most`, else none: speculation without a draft.
 
-    def select(self, rows: Tensor) -> None:
-        """See `Drafter`."""
-        self._tree.select(rows)
-        self._drafted = self._drafted[rows]
-
-    def _extend(self, beams: Beams) -> Beams:
-        candidates, scores = extensions(beams, self._tree)
-        width = self._num_beams
-        candidates, scores = padded(candidates, width, NO_NODE).long(), padded(scores, width, -torch.inf)
-        # An identifier's last level is never drafted: its scores come with the level before it.
-        inner = (beams.depth + 1 < self._tree.trie.num_levels).unsqueeze(-1)
-        scores = scores.masked_fill(~inner, -torch.inf)
-        if self._generator is None:
-            chosen = stable_topk(scores, width)[1]
-        else:
-            chosen = sample_without_replacement(scores / self._temperature, width, self._generator)
-        return extended(beams, candidates, scores, chosen)
+    With them a first call decides level 2, where nearly all branching of an item trie ends.
+    """
+    children = trie.children(torch.zeros(batch, 1, dtype=torch.long, device=trie.device), 0).flatten(1)
+    return left_aligned(children, children >= 0) if children.shape[1] <= most else children[:, :0]

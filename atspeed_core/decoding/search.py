@@ -1,7 +1,9 @@
-"""Speculative top-K search: draft, score the tree in one target call, verify level by level, repeat.
+"""Top-K search over the item trie: score a proposed tree, verify what it decides, score what is missing, finish.
 
-AtSpeed (arXiv 2410.05165), section 3. With a drafter that proposes nothing the same loop is plain constrained beam
-search. What was scored stays: a round that ends early is repaired by scoring the missing beams, not started again.
+The lists are those of the target's own beam search, whatever was proposed. Against the published scheme (AtSpeed,
+arXiv 2410.05165, section 3.1; see `published`): a level that misses a beam is repaired instead of drafted anew, a
+repair holds the whole subtrees of what is missing so that the next call ends the search, and a missing beam that can
+no longer reach the list is not scored at all.
 """
 
 from dataclasses import dataclass
@@ -9,10 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from atspeed_core.decoding.beams import Beams
-from atspeed_core.decoding.drafters import Drafter
-from atspeed_core.decoding.scored_tree import ScoredTree
-from atspeed_core.decoding.verification import Verification
+from atspeed_core.decoding.beam_rules import BeamRule, BestScore
+from atspeed_core.decoding.device_trie import NO_NODE, DeviceTrie
+from atspeed_core.decoding.scored_tree import ScoredTree, left_aligned
+from atspeed_core.decoding.selection import stable_topk
+
+ROUNDING = 1e-5  # a child's key may exceed its parent's by rounding; the bound leaves that much room
 
 
 @dataclass(frozen=True)
@@ -22,75 +26,139 @@ class SearchResult:
     Attributes:
         leaves: [B, K] int64 trie nodes of whole identifiers, best first; NO_NODE where fewer than K exist.
         scores: [B, K] float32 log-probabilities.
-        accepted_steps: [B] int64 drafted steps accepted (AS), 0 .. L - 1.
+        accepted_steps: [B] int64 levels verified without a call of their own (AS), 0 .. L - 1.
         target_calls: [B] int64 forward passes of the target that a request took part in.
+        target_nodes: [B] int64 trie nodes of a request that the target scored.
         beams: [B, L - 1, K] int64 verified beams of the depths 1 .. L - 1.
-        margin: [B] float32 smallest gap of scores that decided the list: which beams stayed, and their final order.
+        margin: [B] float32 smallest gap of keys that decided the list: which beams stayed, and their final order.
     """
 
     leaves: Tensor
     scores: Tensor
     accepted_steps: Tensor
     target_calls: Tensor
+    target_nodes: Tensor
     beams: Tensor
+    margin: Tensor
+
+    @classmethod
+    def empty(cls, batch: int, levels: int, k: int, device: torch.device) -> "SearchResult":
+        """No list yet, for `batch` requests."""
+        steps, calls, scored = torch.zeros(3, batch, dtype=torch.long, device=device)
+        nodes = torch.full((batch, levels, k), NO_NODE, device=device)
+        scores = torch.full((batch, k), -torch.inf, device=device)
+        return cls(nodes[:, -1], scores, steps, calls, scored, nodes[:, :-1], scores[:, 0].clone())
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What the scored nodes decide.
+
+    Attributes:
+        beams: [B, L, K] int64 best nodes of depth 1 .. L among the extensions of scored beams.
+        scores: [B, K] float32 log-probabilities of the last level's.
+        missing: [B, L, K] bool which beams of depth 0 .. L - 1 have to be scored before the level after is decided.
+        margin: [B] float32 as in `SearchResult`.
+    """
+
+    beams: Tensor
+    scores: Tensor
+    missing: Tensor
     margin: Tensor
 
 
 @torch.inference_mode()
-def search(target: ScoredTree, drafter: Drafter, verification: Verification, k: int) -> SearchResult:
-    """Search the `k` best identifiers for every request of `target`.
+def search(
+    target: ScoredTree, proposal: Tensor, k: int, *, rule: BeamRule | None = None, repair_nodes: int = 0
+) -> SearchResult:
+    """The `k` best identifiers for every request of `target`.
 
-    1. The drafter proposes nodes below the current beams.
-    2. The target scores beams and proposed nodes in one forward pass, under tree attention.
-    3. The beams advance as long as all of them are scored; a drafted step is accepted if its K beams were drafted.
-    4. Requests that reached the last level leave the batch; the others start the next round. (The last ones stay, so
-       that a caller can read their scores from `target`.)
+    Args:
+        target: prompts, nothing scored yet.
+        proposal: [B, W] int64 nodes for the first call, distinct, each below the root or below a proposed one; NO_NODE
+            fills up. [B, 0]: the target's own beam search, one level a call.
+        k: list length and beam width.
+        rule: how beams are ranked; default: by score.
+        repair_nodes: most nodes of the subtrees below missing beams that a later call takes along.
     """
+    rule = rule or BestScore()
     batch, levels = len(target.nodes), target.trie.num_levels
-    result = _empty_result(batch, levels, k, target.nodes.device)
+    result = SearchResult.empty(batch, levels, k, target.nodes.device)
     rows = torch.arange(batch, device=target.nodes.device)
-    beams = Beams.at_root(batch, k, target.nodes.device)
+    new = proposal
     while True:
-        target.score(torch.cat([beams.nodes, drafter.propose(beams)], dim=1))
+        target.score_new(new)
         result.target_calls[rows] += 1
-        beams = _verify(beams, target, drafter, verification, result, rows)
-        done = beams.depth == levels
-        result.leaves[rows[done]], result.scores[rows[done]] = beams.nodes[done], beams.scores[done]
-        result.margin[rows[done]] = torch.minimum(beams.margin, _closest(beams.scores))[done]
+        result.target_nodes[rows] += (new >= 0).sum(1)
+        found = verify(target, rule, k)
+        done = ~found.missing.flatten(1).any(1)
+        _record(result, found, rows, done)
         if done.all():
+            result.accepted_steps.copy_(levels - result.target_calls)
             return result
         if done.any():
             left = (~done).nonzero().squeeze(1)
-            rows, beams = rows[left], beams.select(left)
+            rows, rule = rows[left], rule.select(left)
             target.select(left)
-            drafter.select(left)
+            found = Verified(found.beams[left], found.scores[left], found.missing[left], found.margin[left])
+        new = repair(target.trie, found, repair_nodes)
 
 
-def _verify(
-    beams: Beams, target: ScoredTree, drafter: Drafter, verification: Verification, result: SearchResult, rows: Tensor
-) -> Beams:
-    levels = target.trie.num_levels
-    ready = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-    for _ in range(levels):
-        extended = verification.extend(beams, target, drafter)
-        beams = beams.replaced(ready, extended)
-        inner = ready & (beams.depth < levels)
-        result.beams[rows[inner], beams.depth[inner] - 1] = beams.nodes[inner]
-        ready = inner & target.find(beams.nodes)[1].all(1)
-        result.accepted_steps[rows] += ready
-        if not ready.any():
-            break
-    return beams
+def beam_search(target: ScoredTree, k: int) -> SearchResult:
+    """The target's own beam search: nothing proposed, one level a call."""
+    return search(target, target.nodes[:, :0], k)
 
 
-def _closest(scores: Tensor) -> Tensor:
-    """[B] smallest gap between neighbours in the lists of `scores` [B, K]."""
-    gaps = (scores[:, :-1] - scores[:, 1:]).nan_to_num(nan=torch.inf)
-    return torch.cat([gaps, torch.full_like(scores[:, :1], torch.inf)], dim=1).amin(1)
+def verify(target: ScoredTree, rule: BeamRule, k: int) -> Verified:
+    """Search the scored nodes from the root on, as far as they reach.
+
+    Where a beam is not scored, the level after it is searched among the other beams' extensions: what comes out there
+    is only a guess at what to score next. But if the beam's own key is below the k-th best of these extensions, its
+    extensions are too (keys never rise), and it is not missing.
+    """
+    batch, levels, device = len(target.nodes), target.trie.num_levels, target.nodes.device
+    nodes = torch.full((batch, k), NO_NODE, device=device)
+    keys = torch.full((batch, k), -torch.inf, device=device)
+    nodes[:, 0], keys[:, 0] = 0, 0.0
+    scores, margin = keys, torch.full((batch,), torch.inf, device=device)
+    beams, missing = [], []
+    for depth in range(levels):
+        slots, scored = target.find(nodes)
+        children, step = target.children_log_probs(nodes, slots, depth)
+        made = rule.extend(keys, scores, children, step.masked_fill(~scored.unsqueeze(-1), -torch.inf))
+        best, chosen = stable_topk(_padded(made.keys.flatten(1), k + 1, -torch.inf), k + 1)
+        worst, bound = best[:, k - 1], keys.masked_fill(scored, -torch.inf)
+        missing.append(~scored & (bound >= worst.unsqueeze(1) - ROUNDING))
+        margin = torch.minimum(margin, _gap(worst, torch.maximum(best[:, k], bound.amax(1))))
+        keys, chosen = best[:, :k], chosen[:, :k]
+        nodes = _padded(children.flatten(1), k, NO_NODE).gather(1, chosen).masked_fill(keys == -torch.inf, NO_NODE)
+        scores = _padded(made.scores.flatten(1), k, -torch.inf).gather(1, chosen)
+        beams.append(nodes)
+    margin = torch.minimum(margin, _gap(keys[:, :-1], keys[:, 1:]).amin(1)) if k > 1 else margin
+    return Verified(torch.stack(beams, 1), scores, torch.stack(missing, 1), margin)
 
 
-def _empty_result(batch: int, levels: int, k: int, device: torch.device) -> SearchResult:
-    accepted, calls = torch.zeros(2, batch, dtype=torch.long, device=device)
-    nodes = torch.full((batch, levels, k), -1, device=device)
-    scores = torch.full((batch, k), -torch.inf, device=device)
-    return SearchResult(nodes[:, -1], scores, accepted, calls, nodes[:, :-1], scores[:, 0].clone())
+def repair(trie: DeviceTrie, found: Verified, limit: int) -> Tensor:
+    """[B, W] the missing beams and up to `limit` nodes of their subtrees."""
+    inner = found.beams[:, :-1]  # the root, at depth 0, is never missing
+    missing = left_aligned(inner.flatten(1), found.missing[:, 1:].flatten(1))
+    if not limit:
+        return missing
+    below = trie.descendants(missing, limit, 1)
+    return torch.cat([missing, left_aligned(below, below >= 0)], dim=1)
+
+
+def _record(result: SearchResult, found: Verified, rows: Tensor, done: Tensor) -> None:
+    ready = rows[done]
+    result.leaves[ready], result.scores[ready] = found.beams[done, -1], found.scores[done]
+    result.beams[ready], result.margin[ready] = found.beams[done, :-1], found.margin[done]
+
+
+def _gap(better: Tensor, worse: Tensor) -> Tensor:
+    """Better - worse, inf where both are -inf."""
+    return (better - worse).nan_to_num(nan=torch.inf)
+
+
+def _padded(values: Tensor, width: int, fill: float) -> Tensor:
+    """`values` [B, n] with at least `width` columns."""
+    return torch.nn.functional.pad(values, (0, max(0, width - values.shape[1])), value=fill)

@@ -13,6 +13,7 @@ from atspeed_core.errors import UserError
 from atspeed_core.evaluation.inputs import read_stage_parquet
 from atspeed_core.files import replacing
 
+COLUMNS = ("items", "scores", "accepted_steps", "target_calls", "target_nodes")
 REFERENCE_COLUMNS = ["user_id", "k", "items", "scores"]
 
 
@@ -35,6 +36,10 @@ class Recommendation(Protocol):
     def target_calls(self) -> list[int]:
         """Forward passes of the target, for each user."""
 
+    @property
+    def target_nodes(self) -> list[int]:
+        """Trie nodes that these passes held, for each user."""
+
 
 def collect_lists(
     recommend: Callable[[list[list[str]], int], Recommendation], batches: Iterable[tuple[int, list[list[str]]]]
@@ -46,9 +51,9 @@ def collect_lists(
         batches: (number of the first user, histories), see `in_batches`.
 
     Returns:
-        One row a user: items list<str>, scores list<float>, accepted_steps int, target_calls int.
+        One row a user: items list<str>, scores list<float>, accepted_steps, target_calls and target_nodes int.
     """
-    columns: dict[str, list[object]] = {name: [] for name in ("items", "scores", "accepted_steps", "target_calls")}
+    columns: dict[str, list[object]] = {name: [] for name in COLUMNS}
     for first, histories in batches:
         answer = recommend(histories, first)
         for name, values in columns.items():

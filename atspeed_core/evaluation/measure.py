@@ -16,6 +16,7 @@ from atspeed_core.evaluation.speed import latency, speedup
 from atspeed_core.evaluation.statistics import mean_figures
 
 FloatArray = NDArray[np.float64]
+MEANS = ("accepted_steps", "target_calls", "target_nodes", "recall", "ndcg")
 
 
 class Recommends(Protocol):
@@ -33,6 +34,9 @@ class Recommends(Protocol):
         self, histories: list[list[str]], k: int = 10, verification: Any = "strict", *, seed: int = 0
     ) -> Recommendation:
         """Top-k items, decoded with the given verification."""
+
+    def offers(self, verification: str) -> bool:
+        """Whether this draft can be verified so."""
 
     def generate(self, histories: list[list[str]], k: int) -> Recommendation:
         """The reference: transformers' constrained beam search."""
@@ -69,7 +73,7 @@ def timed_requests(
 def per_user_figures(
     examples: Sequence[Example], lists: pd.DataFrame, reference: pd.DataFrame, k: int, verification: str
 ) -> pd.DataFrame:
-    """One row a user: user_id, verification, k, accepted_steps, target_calls, identical, recall, ndcg.
+    """One row a user: user_id, verification, k, accepted_steps, target_calls, target_nodes, identical, recall, ndcg.
 
     Args:
         examples: the test users.
@@ -86,6 +90,7 @@ def per_user_figures(
             "k": k,
             "accepted_steps": lists["accepted_steps"],
             "target_calls": lists["target_calls"],
+            "target_nodes": lists["target_nodes"],
             "identical": same_lists(lists["items"], reference["items"]),
             "recall": recall,
             "ndcg": ndcg,
@@ -98,7 +103,9 @@ def list_figures(
 ) -> dict[str, Any]:
     """Means over all test users with their 95% intervals, and how far the lists are from the reference."""
     return {
-        **mean_figures(per_user, ("accepted_steps", "target_calls", "recall", "ndcg"), samples=samples, seed=seed),
+        **mean_figures(
+            per_user, ("accepted_steps", "target_calls", "target_nodes", "recall", "ndcg"), samples=samples, seed=seed
+        ),
         "identical_lists": float(per_user["identical"].mean()),
         "identical_sets": float(np.mean(same_sets(lists["items"], reference["items"]))),
         "largest_swap_gap": largest_swap_gap(lists, reference),

@@ -51,7 +51,7 @@ def children_by_depth(trie: Trie) -> list[dict[str, Any]]:
     """Mean and largest number of children of the nodes at depth 0, 1, ..., L - 1."""
     rows = []
     for depth in range(trie.num_levels):
-        counts = trie.num_children[trie.depth_start[depth] : trie.depth_start[depth + 1]]
+        counts = trie.children_counts(depth)
         rows.append({"depth": depth, "mean": round(float(counts.mean()), 3), "max": int(counts.max())})
     return rows
 

@@ -15,11 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.decoding.device_trie import DeviceTrie
-from atspeed_core.decoding.drafters import NoDrafter
-from atspeed_core.decoding.scored_tree import CodeModel, ScoredTree
-from atspeed_core.decoding.search import search
-from atspeed_core.decoding.verification import Strict
+from atspeed_core.decoding.scored_tree import ScoredTree
+from atspeed_core.decoding.search import beam_search
 from atspeed_core.files import replacing
 from atspeed_core.models.prompts import PromptEncoder
 from atspeed_core.progress import track
@@ -124,7 +123,7 @@ def _losses(
 def aligned_batch(draft: CodeModel, data: AlignmentData, cached: CachedBatch, *, own_beams: bool) -> Aligned:
     """Distributions of draft (with gradient) and target along the target's or the draft's own top-K sequences."""
     histories = [data.sequences[c.user][: c.position][-data.encoder.max_history :] for c in cached.contexts]
-    prompts, mask = (t.to(data.trie.token.device) for t in data.encoder.encode_positions(histories))
+    prompts, mask = (t.to(data.trie.device) for t in data.encoder.encode_positions(histories))
     nodes, weights, log_p = cached.nodes, cached.weights, cached.log_p
     if own_beams:
         leaves = _own_beams(draft, data.trie, prompts, mask, cached.leaves.shape[1])
@@ -145,7 +144,7 @@ def aligned_batch(draft: CodeModel, data: AlignmentData, cached: CachedBatch, *,
 @torch.inference_mode()
 def _own_beams(draft: CodeModel, trie: DeviceTrie, prompts: Tensor, mask: Tensor, k: int) -> Tensor:
     draft.model.eval()
-    leaves = search(ScoredTree(draft, trie, prompts, mask), NoDrafter(), Strict(), k).leaves
+    leaves = beam_search(ScoredTree(draft, trie, prompts, mask), k).leaves
     draft.model.train()
     return leaves
 
@@ -164,7 +163,7 @@ def _kth_log_probs(cached: CachedBatch, nodes: Tensor, trie: DeviceTrie) -> Tens
     path = kth_path(cached.leaves, trie)  # [B, L]
     on_path = children.unsqueeze(-1) == path[:, None, None, :]  # [B, T, M, L]
     steps = torch.where(on_path, log_p.unsqueeze(-1), 0.0).sum((1, 2))  # [B, L]
-    return steps.gather(1, trie.depth[nodes.clamp(min=0)])
+    return steps.gather(1, trie.depth_of(nodes))
 
 
 def _turn_of_own_beams(step: int, share: float) -> bool:
@@ -184,7 +183,12 @@ def _update(draft: CodeModel, optimizer: torch.optim.Optimizer, loss: Tensor, se
 
 
 def _epoch(data: AlignmentData, settings: AlignDraft, epoch: int) -> list[NDArray[np.int64]]:
-    return epoch_windows(data.sequences, window_items=data.encoder.max_history + 1, seed=[settings.seed, epoch])
+    return epoch_windows(
+        data.sequences,
+        window_items=data.encoder.max_history + 1,
+        batch_size=settings.batch_size,
+        seed=[settings.seed, epoch],
+    )
 
 
 def _permutation(size: int, seed: int, epoch: int) -> list[np.int64]:

@@ -24,11 +24,10 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from atspeed_core.data.sequences import Example, load_examples, load_train
+from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.decoding.device_trie import DeviceTrie
-from atspeed_core.decoding.drafters import NoDrafter
-from atspeed_core.decoding.scored_tree import CodeModel, ScoredTree
-from atspeed_core.decoding.search import search
-from atspeed_core.decoding.verification import Strict
+from atspeed_core.decoding.scored_tree import ScoredTree
+from atspeed_core.decoding.search import beam_search
 from atspeed_core.files import read_json, write_json
 from atspeed_core.identifiers.catalog import Catalog, load_code_vectors
 from atspeed_core.models.building import add_dropout, build_model, load_base, save_model, start_from_codebooks
@@ -206,7 +205,12 @@ def _train_epoch(engine: Any, settings: FinetuneTarget, data: FinetuneData, epoc
 
 
 def _windows(settings: FinetuneTarget, data: FinetuneData, epoch: int) -> list[NDArray[np.int64]]:
-    return epoch_windows(data.sequences, window_items=data.encoder.max_history + 1, seed=[settings.seed, epoch])
+    return epoch_windows(
+        data.sequences,
+        window_items=data.encoder.max_history + 1,
+        batch_size=settings.batch_size,
+        seed=[settings.seed, epoch],
+    )
 
 
 def _steps_an_epoch(settings: FinetuneTarget, data: FinetuneData) -> int:
@@ -240,9 +244,9 @@ def _my_batches(examples: list[Example], size: int) -> list[list[Example]]:
 
 
 def _recalls(model: CodeModel, trie: DeviceTrie, encoder: PromptEncoder, examples: list[Example]) -> list[float]:
-    prompts, mask = (t.to(trie.token.device) for t in encoder.encode([e.history for e in examples]))
+    prompts, mask = (t.to(trie.device) for t in encoder.encode([e.history for e in examples]))
     k = min(SELECTION_K, encoder.catalog.trie.num_leaves)
-    leaves = search(ScoredTree(model, trie, prompts, mask), NoDrafter(), Strict(), k).leaves
+    leaves = beam_search(ScoredTree(model, trie, prompts, mask), k).leaves
     found = [encoder.catalog.items_of_leaves(row) for row in leaves.tolist()]
     return [len(set(f) & set(e.targets)) / len(set(e.targets)) for f, e in zip(found, examples, strict=True)]
 

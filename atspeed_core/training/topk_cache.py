@@ -18,11 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.decoding.device_trie import DeviceTrie
-from atspeed_core.decoding.drafters import NoDrafter
-from atspeed_core.decoding.scored_tree import CodeModel, ScoredTree
-from atspeed_core.decoding.search import search
-from atspeed_core.decoding.verification import Strict
+from atspeed_core.decoding.scored_tree import ScoredTree
+from atspeed_core.decoding.search import beam_search
 from atspeed_core.errors import UserError
 from atspeed_core.files import read_json, replacing, write_json
 from atspeed_core.models.prompts import PromptEncoder
@@ -79,7 +78,7 @@ class Sequences:
 def top_sequences(model: CodeModel, trie: DeviceTrie, prompts: Tensor, mask: Tensor, k: int) -> Sequences:
     """The target's `k` best sequences for left-padded `prompts` [B, S] and the distributions along them."""
     tree = ScoredTree(model, trie, prompts, mask)
-    found = search(tree, NoDrafter(), Strict(), k)  # without a drafter all requests end together and stay in the tree
+    found = beam_search(tree, k)  # all requests end together and stay in the tree
     children, log_probs = tree.next_log_probs(prefix_tree(found.leaves, trie).nodes)
     valid = children >= 0
     return Sequences(found.leaves, found.scores, log_probs[valid].half(), valid.flatten(1).sum(1))
@@ -148,7 +147,7 @@ def write_shards(
 def _batches(
     histories: Sequence[Sequence[str]], model: CodeModel, encoder: PromptEncoder, trie: DeviceTrie, k: int, size: int
 ) -> list[Sequences]:
-    device = trie.token.device
+    device = trie.device
     made = []
     for start in range(0, len(histories), size):
         prompts, mask = encoder.encode(histories[start : start + size])
@@ -210,7 +209,7 @@ class TopkCache:
 
     def batch(self, rows: NDArray[np.int64], trie: DeviceTrie) -> CachedBatch:
         """Load the contexts numbered `rows` to the device of `trie`."""
-        device = trie.token.device
+        device = trie.device
         parts = [self._row(int(row)) for row in rows]
         leaves = torch.stack([leaves for _, leaves, _ in parts]).long().to(device)
         tree = prefix_tree(leaves, trie)

@@ -11,6 +11,7 @@ from torch import Tensor
 from atspeed_core.models.prompts import PromptEncoder, left_padded
 
 IGNORED = -100  # label that the loss leaves out
+POOL_BATCHES = 32
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,24 @@ def cut_windows(sequence: NDArray[np.int64], num_items: int, offset: int) -> Ite
 
 
 def epoch_windows(
-    sequences: Sequence[NDArray[np.int64]], *, window_items: int, seed: Sequence[int]
+    sequences: Sequence[NDArray[np.int64]], *, window_items: int, batch_size: int, seed: Sequence[int]
 ) -> list[NDArray[np.int64]]:
-    """The windows of one epoch in random order."""
+    """The windows of one epoch in random order, in which those of a batch are of similar length: little is padding.
+
+    Windows are sorted by length within pools of `POOL_BATCHES` batches, then the batches are shuffled.
+    """
     rng = np.random.default_rng(list(seed))
     offsets = rng.integers(0, window_items - 1, len(sequences))
     windows = [w for s, o in zip(sequences, offsets, strict=True) for w in cut_windows(s, window_items, int(o))]
-    return [windows[i] for i in rng.permutation(len(windows))]
+    lengths = np.array([len(w) for w in windows])
+    order = rng.permutation(len(windows))
+    pools = [
+        order[start : start + POOL_BATCHES * batch_size] for start in range(0, len(order), POOL_BATCHES * batch_size)
+    ]
+    order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools]) if pools else order
+    whole = len(order) - len(order) % batch_size  # what is left makes a smaller batch, at the end
+    batches = rng.permutation(order[:whole].reshape(-1, batch_size))
+    return [windows[i] for i in np.concatenate([batches.flatten(), order[whole:]])]
 
 
 def token_batch(windows: Sequence[NDArray[np.int64]], encoder: PromptEncoder) -> TokenBatch:

@@ -23,7 +23,7 @@ from atspeed_core.files import replacing
 from atspeed_core.settings import Evaluate
 from tasks.nightly.night import NIGHT
 from tasks.nightly.preset import HOME, home
-from tasks.paths import DRAFTS, IDENTIFIERS, PROCESSED, TARGET
+from tasks.paths import DRAFTS, IDENTIFIERS, PLANS, PROCESSED, TARGET
 from tasks.tracking import masked
 
 if TYPE_CHECKING:  # dvc and torch take seconds to import
@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # dvc and torch take seconds to import
 REPOSITORY = "ATSPEED_REPOSITORY"  # git repository of the deployment: a folder or an address
 DVC_REMOTE = "ATSPEED_DVC_REMOTE"  # address of the DVC remote; default: dvc-remote in ATSPEED_HOME
 PARAMS = "params.yaml"
+PLAN = "plan.json"  # commits of before there were plans have none
 DECODING = ("draft_beams", "draft_steps", "temperature", "exclude_history")  # of the section evaluate
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def model_cache() -> Path:
 
 def paths_of(method: str, *, with_data: bool = False) -> dict[str, Path]:
     """Name in a fetched folder -> path in a commit, of all that belongs to a recommender with the draft of `method`."""
-    paths = {"identifiers": IDENTIFIERS, "target": TARGET, "draft": DRAFTS / method}
+    paths = {"identifiers": IDENTIFIERS, "target": TARGET, "draft": DRAFTS / method, PLAN: PLANS / f"{method}.json"}
     return {**paths, "processed": PROCESSED} if with_data else paths
 
 
@@ -137,6 +138,7 @@ def load_recommender(folder: Path, **settings: Any) -> "Recommender":
         target=folder / "target",
         draft=folder / "draft",
         identifiers=folder / "identifiers" / "identifiers.json",
+        plan=folder / PLAN if (folder / PLAN).exists() else None,
         **{**decoding(folder / PARAMS), **settings},
     )
 
@@ -158,6 +160,8 @@ def _fetch(files: "DVCFileSystem", wanted: dict[str, Path], folder: Path) -> Non
     (folder / PARAMS).write_bytes(files.cat_file(PARAMS))
     digests = locked_digests(files.cat_file("dvc.lock").decode())
     for name, path in wanted.items():
+        if name == PLAN and str(path) not in digests:
+            continue
         if str(path) not in digests:
             raise UserError(f"dvc.lock of the commit does not hold {path}; take a commit whose stages all ran")
         files.get(str(path), str(folder / name), recursive=True)

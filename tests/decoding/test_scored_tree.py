@@ -11,7 +11,7 @@ def plain_log_probs(tree, row, node):
     """The model's answer after prompt and path in one ordinary, unpadded forward pass."""
     path = [n for n in reversed(tree.trie.ancestors(torch.tensor([node]))[0].tolist()) if n > 0]
     prompt = tree._prompts[row][tree._mask[row]]
-    tokens = torch.cat([prompt, tree.model.code_ids[tree.trie.token[torch.tensor(path, dtype=torch.long)]]])
+    tokens = torch.cat([prompt, tree.model.code_ids[tree.trie.codes(torch.tensor(path, dtype=torch.long))]])
     logits = tree.model.model(tokens[None]).logits[0, -1]
     return torch.log_softmax(logits, -1)[tree.model.code_ids]
 
@@ -19,7 +19,7 @@ def plain_log_probs(tree, row, node):
 @torch.no_grad()
 def test_every_node_is_scored_as_if_it_stood_alone_after_the_prompt():
     tree = make_tree(make_catalog(CODES), HISTORIES)
-    inner = torch.arange(int(tree.trie.depth.eq(3).nonzero()[0]))
+    inner = torch.arange(tree.trie.first_leaf)
     tree.score(inner[1:].expand(2, -1))
     for row in range(2):
         for node in inner.tolist():
@@ -53,8 +53,8 @@ def test_path_scores_sum_the_steps():
     tree.score(torch.tensor([[1, 4], [2, 6]]))
     leaf_or_inner = torch.tensor([[4, 10], [6, NO_NODE]])  # node 10: first child of node 4
     steps = [[tree.log_probs[r, tree.find(leaf_or_inner)[0][r, 0] * 0] for r in range(2)]]
-    first = [int(tree.trie.token[n]) for n in (1, 2)]
-    second = [int(tree.trie.token[n]) for n in (4, 6)]
+    first = [int(tree.trie.codes(torch.tensor(n))) for n in (1, 2)]
+    second = [int(tree.trie.codes(torch.tensor(n))) for n in (4, 6)]
     for row, parent in enumerate((1, 2)):
         slot = tree.find(torch.tensor([[parent], [parent]]))[0][row, 0]
         expected = steps[0][row][first[row]] + tree.log_probs[row, slot, second[row]]

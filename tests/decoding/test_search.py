@@ -1,7 +1,7 @@
 """Strict lists equal transformers' generate, whatever is drafted; the counts add up."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,11 +9,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
-from atspeed_core.decoding.beams import Beams
-from atspeed_core.decoding.drafters import NoDrafter
-from atspeed_core.decoding.search import search
-from atspeed_core.decoding.verification import Strict
+from atspeed_core.decoding.beam_rules import GumbelTopK
+from atspeed_core.decoding.drafters import propose_level_one
+from atspeed_core.decoding.scored_tree import ScoredTree
+from atspeed_core.decoding.search import beam_search, search
+from atspeed_core.identifiers.catalog import Catalog
 from tests.tiny_models import make_catalog, make_recommender, make_tree
 
 
@@ -52,34 +54,87 @@ def test_strict_equals_generate_on_random_tries(case):
     expected = recommender.generate(case.histories, case.k)
     plain = recommender.recommend(case.histories, case.k, "none")
     strict = recommender.recommend(case.histories, case.k, "strict")
+    by_trie = replace(recommender, draft=None).recommend(case.histories, case.k, "strict")
     oracle = recommender.prepare_oracle(case.histories, case.k)()
+    published = recommender.search_as_published(case.histories, case.k)
     alone = [recommender.recommend([history], case.k, "strict").items[0] for history in case.histories]
-    assert plain.items == strict.items == oracle.items == alone == expected.items
+    assert plain.items == strict.items == by_trie.items == oracle.items == published.items == alone == expected.items
     if case.exclude_history:
         assert not any(set(items) & set(history) for items, history in zip(strict.items, case.histories, strict=True))
     for ours, theirs in zip(strict.scores, expected.scores, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-3)
     assert set(plain.target_calls) == {levels}
     assert set(oracle.target_calls) == {1}
-    if case.steps >= levels - 1:
+    for found in (strict, by_trie):
         # A decision closer than float32 can tell is settled by a search of `levels` more calls.
-        sums = [s + c for s, c in zip(strict.accepted_steps, strict.target_calls, strict=True)]
+        sums = [s + c for s, c in zip(found.accepted_steps, found.target_calls, strict=True)]
         assert set(sums) <= {levels, 2 * levels}
-    if case.steps >= levels - 1 and case.draft_seed == 1 and case.beams == case.k:  # the draft does the same search
+    if case.draft_seed == 1:  # the draft does the same search
         assert strict.accepted_steps == [levels - 1] * len(case.histories)
 
 
-class WrongDrafter(NoDrafter):
-    """Drafts only nodes that are not in the beams of any depth."""
+@st.composite
+def trees(draw: st.DrawFn) -> tuple[list[tuple[int, ...]], int, int, int, int]:
+    levels = draw(st.integers(2, 5))
+    widths = [draw(st.sampled_from([1, 2, 3, 9])) for _ in range(levels)]
+    rng = random.Random(draw(st.integers(0, 10**6)))
+    codes = list({tuple(rng.randrange(w) for w in widths) for _ in range(draw(st.sampled_from([2, 9, 60])))})
+    k = draw(st.integers(1, min(12, len(codes))))
+    return codes, k, draw(st.integers(0, 30)), draw(st.sampled_from([0, 1, 5, 100])), draw(st.integers(0, 10**6))
 
-    def __init__(self, wrong: torch.Tensor) -> None:
-        self.wrong = wrong
 
-    def propose(self, beams: Beams) -> torch.Tensor:
-        return self.wrong
+@settings(max_examples=100, deadline=None)
+@given(trees(), st.booleans())
+def test_no_proposal_changes_a_list_whether_best_or_drawn(tree, drawn):
+    codes, k, proposed, repair_nodes, seed = tree
+    catalog, histories = make_catalog(codes), [["0"] * 3, [str(len(codes) - 1)], ["0", str(len(codes) - 1)]]
+    rng, trie = random.Random(seed), catalog.trie
+    rows = []
+    for _ in histories:  # any set of inner nodes that holds the parents of its nodes
+        row: list[int] = []
+        for _ in range(proposed):
+            below = [n for n in range(1, trie.first_leaf) if n not in row and trie.parent[n] in (0, *row)]
+            row += rng.sample(below, min(1, len(below)))
+        rows.append(row + [-1] * (proposed - len(row)))
+    proposal = torch.tensor(rows, dtype=torch.long).view(len(histories), -1)
+    rule = GumbelTopK(seed, torch.arange(3), 2.0) if drawn else None
+    start = torch.zeros(3, 0, dtype=torch.long)
+    plain = search(make_tree(catalog, histories), start, k, rule=rule)
+    found = search(make_tree(catalog, histories), proposal, k, rule=rule, repair_nodes=repair_nodes)
+    clear = plain.margin > 1e-4
+    assert found.leaves[clear].tolist() == plain.leaves[clear].tolist()
+    assert found.beams[clear].tolist() == plain.beams[clear].tolist()
+    torch.testing.assert_close(found.scores[clear], plain.scores[clear], atol=1e-3, rtol=1e-4)
+    assert (found.target_calls <= trie.num_levels).all()
+    if repair_nodes == 100 and trie.first_leaf <= 100:
+        assert (found.target_calls <= 2).all()
 
-    def select(self, rows: torch.Tensor) -> None:
-        self.wrong = self.wrong[rows]
+
+def test_lists_drawn_without_replacement_follow_the_law_of_the_target():
+    catalog = make_catalog([(a, b, c) for a in range(2) for b in range(2) for c in range(2)][:7])
+    batch, k, temperature = 6000, 2, 3.0
+    tree = make_tree(catalog, [["1", "2"]])
+    tree.score(torch.arange(1, catalog.trie.first_leaf)[None])
+    law = leaf_law(tree, temperature)
+    pairs = {(i, j): law[i] * law[j] / (1 - law[i]) for i in range(7) for j in range(7) if i != j}
+    rule = GumbelTopK(5, torch.arange(batch), temperature)
+    proposal = torch.arange(1, 3).expand(batch, -1)  # right or wrong, it must not matter
+    found = search(make_tree(catalog, [["1", "2"]] * batch), proposal, k, rule=rule, repair_nodes=1)
+    drawn = [tuple(row) for row in (found.leaves - catalog.trie.first_leaf).tolist()]
+    observed = [drawn.count(pair) for pair in pairs]
+    assert chisquare(observed, [batch * p for p in pairs.values()]).pvalue > 1e-4
+
+
+def leaf_law(tree: ScoredTree, temperature: float) -> list[float]:
+    """Probability of each leaf when codes are drawn level by level from the target over the valid codes."""
+    probabilities = {0: 1.0}
+    for node in range(tree.trie.first_leaf):
+        children, step = tree.next_log_probs(torch.tensor([[node]]))
+        shares = torch.softmax(step.double() / temperature, -1)[0, 0].tolist()
+        for child, share in zip(children[0, 0].tolist(), shares, strict=True):
+            if child >= 0:
+                probabilities[child] = probabilities[node] * share
+    return [probabilities[leaf] for leaf in range(tree.trie.first_leaf, len(probabilities))]
 
 
 @pytest.fixture
@@ -87,25 +142,62 @@ def codes() -> list[tuple[int, ...]]:
     return [(a, b, c) for a in range(4) for b in range(3) for c in range(2)]
 
 
-def test_a_drafter_that_is_always_wrong_changes_no_list_and_accepts_no_step(codes):
+def test_a_proposal_that_is_always_wrong_changes_no_list_and_accepts_no_step(codes):
     catalog = make_catalog(codes)
     histories = [["1", "2"], ["9", "3", "4"]]
-    plain = search(make_tree(catalog, histories), NoDrafter(), Strict(), 2)
-    inner = set(range(1, catalog.trie.first_leaf))
-    wrong = [sorted(inner - set(row.flatten().tolist()))[:6] for row in plain.beams]
-    found = search(make_tree(catalog, histories), WrongDrafter(torch.tensor(wrong)), Strict(), 2)
+    plain = beam_search(make_tree(catalog, histories), 2)
+    wrong = [sorted(set(range(1, 5)) - set(row[0].tolist()))[:2] for row in plain.beams]
+    found = search(make_tree(catalog, histories), torch.tensor(wrong), 2)
     assert found.leaves.tolist() == plain.leaves.tolist()
     assert found.accepted_steps.tolist() == [0, 0]
     assert found.target_calls.tolist() == [3, 3]
+    assert found.target_nodes.tolist() == [2 + 2 * 2, 2 + 2 * 2]
+
+
+def test_a_repair_with_whole_subtrees_ends_the_search(codes):
+    catalog = make_catalog(codes)
+    histories = [["1", "2"], ["9", "3", "4"]]
+    found = search(make_tree(catalog, histories), torch.zeros(2, 0, dtype=torch.long), 2, repair_nodes=100)
+    assert found.leaves.tolist() == beam_search(make_tree(catalog, histories), 2).leaves.tolist()
+    assert found.target_calls.tolist() == [2, 2]
+    assert found.target_nodes.tolist() == [2 * 4, 2 * 4]  # two beams of level 1 with their three children
+
+
+def test_all_codes_of_level_one_leave_two_calls_at_any_k(codes):
+    catalog = make_catalog(codes)
+    for k in (1, 5, 24):
+        tree = make_tree(catalog, [["1", "2"], ["5"]])
+        found = search(tree, propose_level_one(tree.trie, 2, 4), k, repair_nodes=100)
+        assert found.leaves.tolist() == beam_search(make_tree(catalog, [["1", "2"], ["5"]]), k).leaves.tolist()
+        assert (found.target_calls <= 2).all()
+
+
+def test_a_missing_beam_that_cannot_reach_the_list_is_not_scored():
+    catalog = make_catalog([(0, b) for b in range(8)] + [(1, b) for b in range(8)])
+    tree = make_tree(catalog, [["1", "2"]])
+    plain = beam_search(make_tree(catalog, [["1", "2"]]), 2)
+    best = plain.beams[0, 0, :1]
+    found = search(tree, best[None], 2)
+    second = float(next(s for n, s in zip(*first_level(catalog), strict=True) if n != int(best)))
+    assert found.leaves.tolist() == plain.leaves.tolist()
+    assert found.target_calls.tolist() == [1 if second < float(plain.scores[0, 1]) else 2]
+
+
+def first_level(catalog: Catalog) -> tuple[list[int], list[float]]:
+    tree = make_tree(catalog, [["1", "2"]])
+    tree.score(torch.full((1, 1), -1))
+    children, step = tree.next_log_probs(torch.zeros(1, 1, dtype=torch.long))
+    return children.flatten().tolist(), step.flatten().tolist()
 
 
 def test_requests_of_a_batch_finish_at_their_own_pace(codes):
     catalog = make_catalog(codes)
     histories = [["1", "2"], ["9", "3", "4"], ["5"]]
-    truth = search(make_tree(catalog, histories), NoDrafter(), Strict(), 3).beams
-    proposals = truth.flatten(1).clone()
+    plain = beam_search(make_tree(catalog, histories), 3)
+    proposals = plain.beams.flatten(1).clone()
     proposals[1, 3:] = -1  # right at depth 1, nothing at depth 2
     proposals[2] = -1
-    found = search(make_tree(catalog, histories), WrongDrafter(proposals), Strict(), 3)
+    found = search(make_tree(catalog, histories), proposals, 3)
     assert found.accepted_steps.tolist() == [2, 1, 0]
     assert found.target_calls.tolist() == [1, 2, 3]
+    assert found.leaves.tolist() == plain.leaves.tolist()

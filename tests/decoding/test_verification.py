@@ -3,14 +3,23 @@ import torch
 from scipy.stats import chisquare
 
 from atspeed_core.decoding.beams import Beams
-from atspeed_core.decoding.drafters import NoDrafter
 from atspeed_core.decoding.verification import Relaxed, Strict, extensions
 from tests.tiny_models import make_catalog, make_tree
 
 CATALOG = make_catalog([(a, b) for a in range(4) for b in range(3)])
 
 
-class FixedDraft(NoDrafter):
+class NoDraft:
+    """Drew nothing and has no opinion."""
+
+    def drawn(self, nodes: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(nodes, dtype=torch.bool)
+
+    def scores(self, beams: Beams) -> torch.Tensor:
+        return beams.scores[:, :0]
+
+
+class FixedDraft:
     """Drew `nodes` with fixed scores, the same for every request."""
 
     def __init__(self, nodes: list[int], scores: torch.Tensor) -> None:
@@ -38,14 +47,14 @@ def target_probabilities(batch: int = 1) -> np.ndarray:
 
 def test_strict_takes_the_best_extensions_in_order():
     tree, beams = first_level(1)
-    nodes = Strict().extend(beams, tree, NoDrafter()).nodes[0].tolist()
+    nodes = Strict().extend(beams, tree, NoDraft()).nodes[0].tolist()
     assert nodes == (1 + np.argsort(-target_probabilities())[:2]).tolist()
 
 
 def test_relaxed_without_a_draft_draws_from_the_target():
     batch = 6000
     tree, beams = first_level(batch)
-    extended = Relaxed(torch.Generator().manual_seed(0)).extend(beams, tree, NoDrafter())
+    extended = Relaxed(torch.Generator().manual_seed(0)).extend(beams, tree, NoDraft())
     p = target_probabilities()
     pairs = {(i, j): p[i] * p[j] * (1 / (1 - p[i]) + 1 / (1 - p[j])) for i in range(4) for j in range(i)}
     drawn = [tuple(sorted((a - 1, b - 1), reverse=True)) for a, b in extended.nodes.tolist()]

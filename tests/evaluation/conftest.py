@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from atspeed_core.data.sequences import Example
+from atspeed_core.decoding.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,7 @@ class Answer:
     scores: list[list[float]]
     accepted_steps: list[int]
     target_calls: list[int]
+    target_nodes: list[int]
 
 
 @dataclass
@@ -26,6 +28,7 @@ class FakeRecommender:
     dtype: torch.dtype = torch.float32
     target_parameters: int = 2_000_000
     draft_parameters: int = 100_000
+    plan: Plan = field(default_factory=lambda: Plan([], {}))
     calls: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
 
@@ -38,6 +41,9 @@ class FakeRecommender:
                 items[0], items[1] = items[1], items[0]
         return answer
 
+    def offers(self, verification: str) -> bool:
+        return True
+
     def generate(self, histories: list[list[str]], k: int) -> Answer:
         self.calls.append("generate")
         return self._answer(histories, k, steps=0)
@@ -49,7 +55,9 @@ class FakeRecommender:
     def _answer(self, histories: list[list[str]], k: int, *, steps: int) -> Answer:
         users = len(histories)
         scores = [[-0.5 * place for place in range(k)] for _ in histories]
-        return Answer([history[::-1][:k] for history in histories], scores, [steps] * users, [4 - steps] * users)
+        return Answer(
+            [history[::-1][:k] for history in histories], scores, [steps] * users, [4 - steps] * users, [3] * users
+        )
 
 
 @pytest.fixture

@@ -60,9 +60,9 @@ def test_nodes_are_ordered_by_depth_and_prefix(codes: IntArray) -> None:
 def test_children_stand_side_by_side(codes: IntArray) -> None:
     trie = build_trie(codes)
     prefixes = naive_prefixes(codes)
-    for node in range(trie.num_nodes):
-        start = trie.first_child[node]
-        children = range(start, start + trie.num_children[node])
+    assert len(trie.first_child) == trie.first_leaf + 1
+    for node in range(trie.first_leaf):
+        children = range(trie.first_child[node], trie.first_child[node + 1])
         prefix = prefix_of(trie, node)
         expected = sorted(p for p in prefixes if len(p) == len(prefix) + 1 and p[:-1] == prefix)
         assert [prefix_of(trie, child) for child in children] == expected
@@ -104,12 +104,14 @@ def test_exhausted_nodes_have_no_other_items(codes: IntArray, data: st.DataObjec
         (np.arange(3)[:, None].repeat(60, axis=1), [3] * 60, 3),  # deep chains
         (np.arange(5000)[::-1, None].copy(), [5000], 5000),  # one huge node
         (np.full((7, 3), 2), [1, 1, 1], 1),  # all items collide
+        (np.array([[5, 2**62, 7], [5, 0, 2**62]]), [1, 2, 2], 2),  # codes of many bits
+        (np.array([[0, 200], [255, 3]], dtype=np.uint8), [2, 2], 2),  # of few
     ],
 )
 def test_extreme_shapes(codes: IntArray, prefixes_by_depth: list[int], most_children: int) -> None:
     trie = build_trie(codes)
     assert trie.prefixes_by_depth() == prefixes_by_depth
-    assert trie.num_children.max() == most_children
+    assert max(trie.children_counts(depth).max() for depth in range(trie.num_levels)) == most_children
     assert sorted(trie.leaf_items.tolist()) == list(range(len(codes)))
 
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from atspeed_core.decoding.scored_tree import CodeModel, ScoredTree
+from atspeed_core.decoding.code_model import CodeModel
+from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.models.tokenizer import build_tokenizer
 from atspeed_core.settings import AlignDraft, Architecture
 from atspeed_core.training import alignment

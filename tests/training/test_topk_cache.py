@@ -95,11 +95,13 @@ def test_prefix_tree_counts_the_sequences_that_pass(recommender):
     leaves = torch.tensor([[first, first + 1, first + 6, -1]])  # identifiers 000, 001 and 100
     tree = prefix_tree(leaves, trie)
     paths = {
-        tuple(int(trie.token[a]) for a in reversed(trie.ancestors(torch.tensor(n)).tolist()) if a > 0): float(w) * 9
+        tuple(
+            int(trie.codes(torch.tensor(a))) for a in reversed(trie.ancestors(torch.tensor(n)).tolist()) if a > 0
+        ): float(w) * 9
         for n, w in zip(tree.nodes[0].tolist(), tree.weights[0], strict=True)
     }
     (a0, b0), a1 = recommender.catalog.codes[0, :2].tolist(), int(recommender.catalog.codes[6, 0])
     assert paths == pytest.approx({(): 3, (a0,): 2, (a0, b0): 2, (a1,): 1, (a1, b0): 1})
     path = kth_path(leaves, trie)[0].tolist()
     assert path[-1] == first + 6
-    assert trie.depth[torch.tensor(path)].tolist() == [1, 2, 3]
+    assert trie.depth_of(torch.tensor(path)).tolist() == [1, 2, 3]

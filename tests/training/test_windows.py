@@ -22,9 +22,20 @@ def test_every_item_but_the_first_is_a_target_exactly_once(length, num_items, da
 
 def test_an_epoch_depends_on_its_seed_alone():
     sequences = [np.arange(n) for n in (5, 17, 40)]
-    first, again, other = (epoch_windows(sequences, window_items=8, seed=[1, e]) for e in (1, 1, 2))
+    first, again, other = (epoch_windows(sequences, window_items=8, batch_size=2, seed=[1, e]) for e in (1, 1, 2))
     assert [w.tolist() for w in first] == [w.tolist() for w in again]
     assert [w.tolist() for w in first] != [w.tolist() for w in other]
+
+
+def test_a_batch_holds_windows_of_similar_length_and_no_window_is_lost():
+    lengths = np.random.default_rng(0).integers(2, 20, 1003)
+    windows = epoch_windows([np.full(n, i) for i, n in enumerate(lengths)], window_items=40, batch_size=10, seed=[0])
+    cut = epoch_windows([np.full(n, i) for i, n in enumerate(lengths)], window_items=40, batch_size=1003, seed=[0])
+    assert Counter(map(len, windows)) == Counter(map(len, cut))
+    batches = [[len(w) for w in windows[start : start + 10]] for start in range(0, len(windows), 10)]
+    padded = sum(max(batch) * len(batch) for batch in batches)
+    assert padded < 1.1 * sum(map(len, windows))
+    assert [batch[0] for batch in batches] != sorted(batch[0] for batch in batches)
 
 
 def test_labels_leave_out_prefix_padding_and_the_first_item():

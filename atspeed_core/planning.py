@@ -1,0 +1,181 @@
+"""Making a plan for a recommender on the device at hand, from requests of validation users."""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from atspeed_core.decoding.beam_rules import BestScore
+from atspeed_core.decoding.drafters import Quotas, rank
+from atspeed_core.decoding.plan import Plan, Planned, default_choice
+from atspeed_core.decoding.planner import (
+    CallCosts,
+    DraftErrors,
+    FloatArray,
+    cheapest,
+    measure_errors,
+    median_milliseconds,
+)
+from atspeed_core.decoding.search import beam_search
+from atspeed_core.evaluation.device import device_facts
+from atspeed_core.evaluation.speed import synchronize
+from atspeed_core.progress import track
+from atspeed_core.recommender import Recommender, Request
+
+MOST_RANKED = 400  # nodes of a level that a draft may propose
+NODE_GRID = (0, 16, 48, 96, 192, 384)
+ERROR_BATCH = 32
+
+Histories = Sequence[Sequence[str]]
+
+
+def make_plan(
+    recommender: Recommender,
+    histories: Histories,
+    *,
+    ks: Sequence[int],
+    batches: Sequence[int],
+    prompt_percentiles: Sequence[int],
+    repetitions: int,
+    max_nodes: int | None = None,
+) -> Plan:
+    """Measure costs and the draft's errors and choose for every prompt length, K and batch size.
+
+    Args:
+        recommender: its own plan is not looked at.
+        histories: of validation users; the choice must not see test users.
+        ks: list lengths.
+        batches: requests in one call.
+        prompt_percentiles: of the histories' prompt lengths; each is planned for with the histories nearest to it.
+        repetitions: timed calls a point of the cost curve.
+        max_nodes: see `planner.cheapest`.
+    """
+    recommender.encode(histories)  # a history without a known item is an error here, not midway
+    lengths = np.array([len(recommender.encoder.known(history)) for history in histories])
+    subtree = mean_subtrees(recommender)
+    errors = {k: draft_errors(recommender, histories, k, subtree) for k in track(ks, "errors of the draft at each K")}
+    planned, curves = [], []
+    kinds = [(p, b) for p in sorted({int(np.percentile(lengths, p)) for p in prompt_percentiles}) for b in batches]
+    for length, batch in track(kinds, "costs by prompt length and batch size"):
+        chosen = [histories[i] for i in np.argsort(np.abs(lengths - length), kind="stable")[:batch]]
+        chosen = (list(chosen) * batch)[:batch]
+        curve = measure_costs(recommender, chosen, repetitions)
+        tokens = int(recommender.encode(chosen)[0].shape[1])
+        curves.append({"prompt_tokens": tokens, "batch": batch, **{n: list(np.round(t, 3)) for n, t in curve.items()}})
+        for k in ks:
+            costs = CallCosts(**curve, draft=draft_milliseconds(recommender, chosen, k, repetitions), batch=batch)
+            choice, predicted = cheapest(
+                errors[k],
+                costs,
+                k=k,
+                levels=recommender.trie.num_levels,
+                codes=recommender.trie.max_children_at[0],
+                subtree=subtree,
+                most=ranked_most(recommender, k),
+                repair_nodes=default_choice(k, recommender.trie.num_levels, has_draft=True).repair_nodes,
+                max_nodes=max_nodes,
+            )
+            planned.append(Planned(prompt_tokens=tokens, k=k, batch=batch, choice=choice, predicted=predicted))
+    return Plan(planned, {**plan_facts(recommender, len(histories)), "cost_curves": curves})
+
+
+def plan_facts(recommender: Recommender, users: int) -> dict[str, Any]:
+    """What the plan was made with."""
+    return {
+        "device": device_facts(recommender.device, recommender.dtype),
+        "threads": torch.get_num_threads(),
+        "target_parameters": recommender.target_parameters,
+        "draft_parameters": recommender.draft_parameters,
+        "validation_users": users,
+        "units": "milliseconds for a whole batch; calls and nodes for a request",
+    }
+
+
+def ranked_most(recommender: Recommender, k: int) -> tuple[int, ...]:
+    """Nodes that the draft ranks at each level at most."""
+    return (max(k, MOST_RANKED),) * (recommender.trie.num_levels - 1)
+
+
+def mean_subtrees(recommender: Recommender) -> FloatArray:
+    """For depth 1 .. L - 1: mean number of inner nodes below a node."""
+    sizes = np.diff(recommender.catalog.trie.depth_start)[1:]  # of depth 1 .. L
+    inner = sizes[:-1]
+    return np.array([inner[depth + 1 :].sum() / inner[depth] for depth in range(len(inner))])
+
+
+@torch.inference_mode()
+def draft_errors(recommender: Recommender, histories: Histories, k: int, subtree: FloatArray) -> DraftErrors | None:
+    """How the draft ranks the target's beams for these users; None without a draft."""
+    if recommender.draft is None or recommender.trie.num_levels == 1:
+        return None
+    most = ranked_most(recommender, k)
+    quotas = Quotas(most, (float("inf"),) * len(most), len(most))
+    parts = []
+    for start in range(0, len(histories), ERROR_BATCH):
+        request = recommender.prepare(histories[start : start + ERROR_BATCH], k)
+        beams = beam_search(request.tree(recommender.target), k).beams
+        levels = rank(recommender.prefixes(request), quotas, BestScore(), k, len(request.ids))
+        parts.append(measure_errors(beams, levels, subtree, k))
+    return DraftErrors(
+        np.concatenate([part.gaps for part in parts]),
+        [_stacked([part.levels[i] for part in parts]) for i in range(len(most))],
+        subtree,
+    )
+
+
+@torch.inference_mode()
+def measure_costs(recommender: Recommender, histories: Histories, repetitions: int) -> dict[str, FloatArray]:
+    """Median milliseconds of first and later calls at `NODE_GRID` nodes, as `CallCosts` wants them."""
+    request, clock = recommender.prepare(histories, 1), _clock(recommender.device)
+    single = request.select(torch.zeros(1, dtype=torch.long, device=recommender.device))
+    available = recommender.trie.depth_start[-2] - 1  # inner nodes without the root
+    grid = sorted({min(nodes, available) for nodes in NODE_GRID})
+    inner = torch.arange(1, available + 1, device=recommender.device)
+
+    def first(nodes: int) -> Callable[[], object]:
+        tree, proposal = request.tree(recommender.target), inner[:nodes].expand(len(request.ids), -1)
+        return lambda: tree.score_new(proposal)
+
+    def later(of: Request, nodes: int) -> Callable[[], object]:
+        tree = of.tree(recommender.target)
+        tree.score_new(inner[:0].expand(len(of.ids), -1))
+        proposal = inner[:nodes].expand(len(of.ids), -1)
+        return lambda: tree.score_new(proposal)
+
+    def timed(prepare: Callable[[int], Callable[[], object]]) -> FloatArray:
+        return np.array([median_milliseconds(partial(prepare, nodes), clock, repetitions) for nodes in grid])
+
+    return {
+        "nodes": np.array(grid, dtype=float),
+        "first": timed(first),
+        "later": timed(partial(later, request)),
+        "later_single": timed(partial(later, single)),
+    }
+
+
+@torch.inference_mode()
+def draft_milliseconds(recommender: Recommender, histories: Histories, k: int, repetitions: int) -> float:
+    """Median milliseconds of drafting with ordinary quotas for these requests; 0 without a draft."""
+    if recommender.draft is None or recommender.trie.num_levels == 1:
+        return 0.0
+    request = recommender.prepare(histories, k)
+    usual = default_choice(k, recommender.trie.num_levels, has_draft=True)
+    choice = usual.model_copy(update={"ranked_levels": len(usual.most)})
+    prepared = lambda: lambda: recommender.proposal(request, BestScore(), choice)  # noqa: E731
+    return median_milliseconds(prepared, _clock(recommender.device), repetitions)
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    def seconds() -> float:
+        synchronize(device)
+        return time.perf_counter()
+
+    return seconds
+
+
+def _stacked(parts: Sequence[FloatArray]) -> FloatArray:
+    width = max(part.shape[1] for part in parts)
+    return np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=np.inf) for p in parts])

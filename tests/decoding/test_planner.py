@@ -1,0 +1,98 @@
+"""Choices by cost: known costs and errors, and the choice that a person would make."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from atspeed_core.decoding.drafters import Level
+from atspeed_core.decoding.plan import Choice, Plan, Planned
+from atspeed_core.decoding.planner import CallCosts, DraftErrors, cheapest, forecast, measure_errors
+from atspeed_core.errors import UserError
+
+GRID = np.array([0.0, 100.0, 400.0])
+SUBTREE = np.array([4.0, 1.0, 0.0])
+
+
+def costs(node: float, call: float, *, draft: float = 1.0, batch: int = 1) -> CallCosts:
+    later = call + node * GRID
+    return CallCosts(GRID, 20.0 + later, later, later, draft, batch)
+
+
+def errors(users: int = 200) -> DraftErrors:
+    """A draft whose gaps grow from user to user; a node stands every 0.1 below the K-th best."""
+    gaps = np.linspace(0.0, 4.0, users)[:, None, None] * np.array([0.2, 1.0, 1.0])[None, :, None] * np.ones((1, 1, 5))
+    levels = [np.tile(np.arange(-5, 195) * 0.1, (users, 1)) for _ in range(3)]
+    return DraftErrors(gaps, levels, SUBTREE)
+
+
+def choose(node: float, call: float, draft: DraftErrors | None, **options: float) -> tuple[Choice, dict[str, float]]:
+    batch, most = int(options.pop("batch", 1)), (400, 400, 400)
+    given = costs(node, call, batch=batch)
+    return cheapest(draft, given, k=5, levels=4, codes=90, subtree=SUBTREE, most=most, repair_nodes=50)
+
+
+def test_where_nodes_are_free_all_are_drafted_and_where_they_are_dear_none() -> None:
+    free, predicted = choose(0.0, 10.0, errors())
+    assert free.speculation == "draft"
+    assert max(limit or 0.0 for limit in free.within) == pytest.approx(4.0, abs=0.1)
+    assert predicted["target_calls"] == pytest.approx(1.0, abs=0.03)
+    dear, predicted = choose(5.0, 1.0, errors())
+    assert dear.speculation == "none"
+    assert predicted["milliseconds"] == predicted["milliseconds_without_speculation"]
+
+
+def test_without_a_draft_the_trie_is_used_where_it_pays() -> None:
+    assert choose(0.01, 10.0, None)[0].speculation == "trie"
+    assert choose(1.0, 10.0, None)[0].speculation == "none"
+
+
+def test_dearer_nodes_give_narrower_drafts() -> None:
+    narrow, wide = (choose(node, 10.0, errors())[0] for node in (0.1, 0.01))
+    assert narrow.speculation == wide.speculation == "draft"
+    assert sum(limit or 0.0 for limit in narrow.within) < sum(limit or 0.0 for limit in wide.within)
+
+
+def test_a_forecast_counts_calls_and_nodes() -> None:
+    made = forecast((1.0, 1.0, 1.0), errors(), costs(0.0, 10.0), repair_nodes=0)
+    assert made.calls == pytest.approx(1.75, abs=0.01)  # a quarter of the users lies within 1.0
+    assert made.milliseconds == pytest.approx(1.0 + 30.0 + 0.75 * 10.0, abs=0.1)
+    drafted = 3 * 16
+    assert made.nodes == pytest.approx(drafted + 0.75 * 10 + 0.0, abs=0.2)  # five beams missing at two levels
+
+
+def test_a_batch_waits_for_its_widest_request() -> None:
+    single = forecast((1.0, 1.0, 1.0), errors(), costs(0.1, 10.0), repair_nodes=0)
+    together = forecast((1.0, 1.0, 1.0), errors(), costs(0.1, 10.0, batch=16), repair_nodes=0)
+    assert together.milliseconds > single.milliseconds
+    assert together.calls == single.calls
+
+
+def test_gaps_are_measured_from_the_drafts_kth_best() -> None:
+    keys = torch.tensor([[-1.0, -2.0, -4.0, -torch.inf], [-1.0, -1.5, -3.0, -9.0]])
+    level = Level(torch.tensor([[3, 1, 2, -1], [1, 2, 3, 4]]), keys)
+    beams = torch.tensor([[[2, 3]], [[5, -1]]])
+    found = measure_errors(beams, [level], np.zeros(1), 2)
+    assert found.gaps.tolist() == [[[2.0, -1.0]], [[np.inf, -np.inf]]]
+    assert found.levels[0].tolist() == [[-1.0, 0.0, 2.0, np.inf], [-0.5, 0.0, 1.5, 7.5]]
+
+
+def test_a_plan_is_read_as_it_was_written_and_the_nearest_kind_is_taken(tmp_path: Path) -> None:
+    draft = Choice(speculation="draft", most=[8, 8], within=[1.5, None], ranked_levels=2, repair_nodes=9)
+    kinds = [(40, 5, 1, draft), (80, 5, 1, Choice(speculation="none")), (40, 10, 32, Choice(speculation="trie"))]
+    plan = Plan([Planned(prompt_tokens=p, k=k, batch=b, choice=c) for p, k, b, c in kinds], {"device": "here"})
+    plan.save(tmp_path / "plan.json")
+    read = Plan.load(tmp_path / "plan.json")
+    assert read == plan
+    assert read.choice(prompt_tokens=33, k=5, batch=2, levels=3, has_draft=True) == draft
+    assert read.choice(prompt_tokens=50, k=5, batch=1, levels=3, has_draft=True).speculation == "none"
+    assert read.choice(prompt_tokens=40, k=12, batch=32, levels=3, has_draft=True).speculation == "trie"
+    assert read.choice(prompt_tokens=40, k=5, batch=1, levels=3, has_draft=False).speculation == "trie"
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"planned": [{"k": 1}], "facts": {}}'])
+def test_what_is_no_plan_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "plan.json").write_text(content)
+    with pytest.raises(UserError, match="no usable plan"):
+        Plan.load(tmp_path / "plan.json")
