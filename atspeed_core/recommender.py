@@ -19,6 +19,7 @@ from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.decoding.device_trie import DeviceTrie
 from atspeed_core.decoding.drafters import (
     AutoregressivePrefixes,
+    OneShotPrefixes,
     PrefixModel,
     propose,
     propose_level_one,
@@ -33,6 +34,7 @@ from atspeed_core.errors import UserError
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.identifiers.trie import IntArray
 from atspeed_core.models.building import load_model, load_prompt_encoder
+from atspeed_core.models.one_shot import OneShotDraft, is_one_shot, load_one_shot, padded_items
 from atspeed_core.models.prompts import PromptEncoder
 
 # One forward pass over a tree and a pass a level sum in different order; in float32 that moves scores by some 1e-6.
@@ -70,12 +72,14 @@ class Request:
     Attributes:
         ids: [B, S] int64 left-padded prompts.
         mask: [B, S] int64.
+        items: [B, H] int64 the same histories as places in the catalog, -1 on the left.
         trie: what each request may be recommended.
         k: list length.
     """
 
     ids: Tensor
     mask: Tensor
+    items: Tensor
     trie: DeviceTrie
     k: int
 
@@ -85,7 +89,7 @@ class Request:
 
     def select(self, rows: Tensor) -> Request:
         """Only the requests `rows`."""
-        return Request(self.ids[rows], self.mask[rows], self.trie.select(rows), self.k)
+        return Request(self.ids[rows], self.mask[rows], self.items[rows], self.trie.select(rows), self.k)
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Recommender:
     catalog: Catalog
     encoder: PromptEncoder
     target: CodeModel
-    draft: CodeModel | None
+    draft: CodeModel | OneShotDraft | None
     trie: DeviceTrie
     plan: Plan
     draft_beams: int
@@ -123,8 +127,8 @@ class Recommender:
 
         Args:
             target: folder of the target model.
-            draft: folder of the draft model; without one "strict" speculates with the
-                item trie alone, and "relaxed" cannot be asked for.
+            draft: folder of the draft, a language model or a one-shot draft; without one "strict" speculates with the
+                item trie alone. "relaxed" needs a language model.
             identifiers: LC-Rec style JSON, {"item": ["<a_1>", ...]}.
             plan: how to decode on this device (the evaluate stage writes one), a file or a plan; without
                 one quotas that are generous rather than fast are used.
@@ -148,7 +152,7 @@ class Recommender:
             catalog,
             encoder,
             _code_model(target, encoder, device, dtype),
-            _draft(draft, encoder, device, dtype) if draft is not None else None,
+            _load_draft(draft, encoder, device, dtype) if draft is not None else None,
             DeviceTrie.build(catalog.trie, device),
             plan,
             draft_beams,
@@ -175,7 +179,9 @@ class Recommender:
     @property
     def draft_parameters(self) -> int:
         """Number of weights of the draft, 0 without one."""
-        return self.draft.model.num_parameters() if self.draft else 0
+        if isinstance(self.draft, CodeModel):
+            return self.draft.model.num_parameters()
+        return sum(weight.numel() for weight in self.draft.parameters()) if self.draft is not None else 0
 
     def encode(self, histories: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
         """Left-padded prompts: token ids [B, S] int64 and mask [B, S] int64, on the CPU."""
@@ -215,19 +221,21 @@ class Recommender:
 
     def offers(self, verification: str) -> bool:
         """Whether `recommend` takes this verification with the draft that is loaded."""
-        return verification in VERIFICATIONS and (verification != "relaxed" or self.draft is not None)
+        return verification in VERIFICATIONS and (verification != "relaxed" or isinstance(self.draft, CodeModel))
 
     def prepare(
         self, histories: Sequence[Sequence[str]], k: int, *, allowed_items: Sequence[str] | None = None
     ) -> Request:
         """Prompts and trie of a batch on the device."""
         ids, mask = (t.to(self.device) for t in self.encode(histories))
+        known = [self.encoder.known(history) for history in histories]
+        items = padded_items(known, max_history=self.encoder.max_history).to(self.device)
         trie = self.trie
         if allowed_items is not None:
             trie = trie.narrowed(self.catalog.trie.ancestors_of_items(self.catalog.positions_of(allowed_items)))
         if self.exclude_history:
             trie = trie.excluding([self.catalog.trie.exhausted_by(items) for items in self._seen(histories)])
-        return Request(ids, mask, trie, k)
+        return Request(ids, mask, items, trie, k)
 
     def speculate(self, request: Request, rule: BeamRule, choice: Choice | None = None) -> SearchResult:
         """Search under `rule`, speculating as `choice` says (default: the plan's choice)."""
@@ -317,10 +325,12 @@ class Recommender:
     def prefixes(self, request: Request) -> PrefixModel:
         """What the draft, which must be there, says about prefixes for these requests."""
         assert self.draft is not None
-        return AutoregressivePrefixes(request.tree(self.draft))
+        if isinstance(self.draft, CodeModel):
+            return AutoregressivePrefixes(request.tree(self.draft))
+        return OneShotPrefixes.after(request.items, self.draft, request.trie)
 
     def _uniform(self, request: Request, generator: torch.Generator | None) -> UniformDrafter:
-        assert self.draft is not None
+        assert isinstance(self.draft, CodeModel)
         return UniformDrafter(
             request.tree(self.draft),
             num_beams=self.draft_beams,
@@ -342,7 +352,9 @@ class Recommender:
                 f"k = {k}: must lie between 1 and the catalogue's {self.catalog.trie.num_leaves} identifiers"
             )
         if not self.offers(verification):
-            raise UserError("verification 'relaxed' needs a draft; load one, or ask for 'none'")
+            raise UserError(
+                "verification 'relaxed' needs a draft that is a language model; load one, or ask for 'none'"
+            )
         if verification == "relaxed" and k > self.draft_beams:
             raise UserError(f"k = {k}: the draft proposes only {self.draft_beams} beams; raise draft_beams")
         if allowed_items is not None and not len(self.catalog.positions_of(allowed_items)):
@@ -394,7 +406,11 @@ def _code_model(folder: str | Path, encoder: PromptEncoder, device: torch.device
     return CodeModel(model, encoder.code_ids.to(device), decoder)
 
 
-def _draft(folder: str | Path, encoder: PromptEncoder, device: torch.device, dtype: torch.dtype) -> CodeModel:
+def _load_draft(
+    folder: str | Path, encoder: PromptEncoder, device: torch.device, dtype: torch.dtype
+) -> CodeModel | OneShotDraft:
+    if is_one_shot(folder):
+        return load_one_shot(folder, encoder.catalog, device=device)
     if load_prompt_encoder(folder, encoder.catalog, max_history=encoder.max_history).prefix != encoder.prefix:
         raise UserError(f"{folder}: the draft's prompt differs from the target's; train it from this target")
     return _code_model(folder, encoder, device, dtype)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from atspeed_core.errors import UserError
 
-Method = Literal["sft", "atspeed_s", "atspeed_r"]
+Method = Literal["sft", "atspeed_s", "atspeed_r", "one_shot"]
 Verification = Literal["none", "strict", "relaxed", "exact_sampling"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
@@ -204,8 +204,37 @@ class WarmAlign(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 2.5e-4
 
 
+class OneShot(Section):
+    """The draft of method one_shot: its shape and its training.
+
+    Attributes:
+        dropout: of the outputs of attention and feed-forward layers, in training.
+        num_updates: an update of this draft is cheap, so it makes more of them than the others in the same time.
+        batch_size: contexts of an update.
+    """
+
+    hidden_size: Positive = 64
+    num_layers: Positive = 1
+    num_heads: Positive = 2
+    dropout: Share = 0.0
+    num_updates: Positive = 1500
+    batch_size: Positive = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    warm: WarmAlign = WarmAlign(num_updates=500, learning_rate=1e-3)
+
+    @model_validator(mode="after")
+    def _heads_divide_the_hidden_size(self) -> "OneShot":
+        if self.hidden_size % self.num_heads:
+            raise ValueError("'hidden_size' must be a multiple of 'num_heads'")
+        return self
+
+    def warmed(self) -> "OneShot":
+        """These settings for a training that starts from the champion's weights."""
+        return self.model_copy(update=dict(self.warm))
+
+
 class AlignDraft(Section):
-    """Training of the draft: from scratch, the same initial weights and number of updates for every method."""
+    """Training of the draft: from scratch; for the language models the same initial weights and number of updates."""
 
     architecture: Architecture
     alpha: Share = 0.5
@@ -216,11 +245,12 @@ class AlignDraft(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     warm: WarmAlign = WarmAlign()
+    one_shot: OneShot = OneShot()
     seed: int = 0
 
     def warmed(self) -> "AlignDraft":
         """These settings for a training that starts from the champion's weights."""
-        return self.model_copy(update=dict(self.warm))
+        return self.model_copy(update={**dict(self.warm), "one_shot": self.one_shot.warmed()})
 
 
 class PlanDecoding(Section):

@@ -6,18 +6,21 @@ from typing import Annotated
 
 import torch
 import typer
-from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoTokenizer
 
 from atspeed_core import Recommender
 from atspeed_core.data.sequences import load_train
 from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.files import digest
 from atspeed_core.identifiers.catalog import Catalog
+from atspeed_core.models import one_shot
 from atspeed_core.models.building import build_model, load_instruction, save_model
-from atspeed_core.models.warm_start import Start, build_from, choose_start
+from atspeed_core.models.prompts import PromptEncoder
+from atspeed_core.models.warm_start import SCRATCH, Start, build_from, choose_start
 from atspeed_core.settings import AlignDraft, Method, Params
 from atspeed_core.training.alignment import AlignmentData, align
 from atspeed_core.training.curves import CURVES_FILE, Curves
+from atspeed_core.training.one_shot import train_one_shot
 from atspeed_core.training.topk_cache import INDEX, TopkCache
 from tasks.paths import CHAMPION, CHECKPOINTS, DRAFTS, IDENTIFIERS, PROCESSED, TARGET, TOPK_CACHE
 from tasks.stage import ParamsPath, Run, stage
@@ -41,16 +44,12 @@ def main(
     """
     with stage("align_draft", params, method=method) as run:
         data = _load(run.params)
-        start = _start(run, data.encoder.catalog, method)
+        start = _start(run, data.encoder, method)
         settings = run.params.align_draft.warmed() if start.folder else run.params.align_draft
-        tokenizer = AutoTokenizer.from_pretrained(TARGET, local_files_only=True)
-        draft = _draft(settings, tokenizer, start)
-        torch.nn.Module.to(draft, data.trie.device)
         checkpoint = CHECKPOINTS / "align_draft" / f"{_fingerprint(run.params, method, start)}.pt"
         torch.manual_seed(settings.seed)
-        curves = align(CodeModel(draft, data.target.code_ids), data, method, settings, checkpoint=checkpoint)
-        files = {CURVES_FILE: curves.csv(every=CURVE_EVERY)}
-        save_model(DRAFTS / method, draft, tokenizer, instruction=load_instruction(TARGET), extra_files=files)
+        made = _one_shot if method == "one_shot" else _language_model
+        curves = made(method, data, settings, start, checkpoint)
         checkpoint.unlink(missing_ok=True)
         _record(run, curves, DRAFTS / method)
 
@@ -64,18 +63,48 @@ def _load(params: Params) -> AlignmentData:
     return AlignmentData(sequences, TopkCache(TOPK_CACHE), recommender.encoder, recommender.trie, recommender.target)
 
 
-def _start(run: Run, catalog: Catalog, method: Method) -> Start:
-    start = choose_start(CHAMPION, f"drafts/{method}", catalog, architecture=run.params.align_draft.architecture)
+def _start(run: Run, encoder: PromptEncoder, method: Method) -> Start:
+    settings, part = run.params.align_draft, f"drafts/{method}"
+    architecture = None if method == "one_shot" else settings.architecture
+    start = choose_start(CHAMPION, part, encoder.catalog, architecture=architecture)
+    if method == "one_shot" and start.folder is not None:
+        differing = one_shot.shape_difference(start.folder, settings.one_shot, max_history=encoder.max_history)
+        if differing:
+            start = Start(None, SCRATCH, f"the champion's {part} has another shape: {differing}")
     log.info("starts from %s: %s", start.origin, start.reason)
     run.log_param("started_from", start.origin)
     run.log_param("start_reason", start.reason)
     return start
 
 
-def _draft(settings: AlignDraft, tokenizer: PreTrainedTokenizerBase, start: Start) -> LlamaForCausalLM:
+def _language_model(
+    method: Method, data: AlignmentData, settings: AlignDraft, start: Start, checkpoint: Path
+) -> Curves:
+    tokenizer = AutoTokenizer.from_pretrained(TARGET, local_files_only=True)
     if start.folder is None:
-        return build_model(settings.architecture, tokenizer, seed=settings.seed)
-    return build_from(start.folder, settings.architecture, tokenizer, seed=settings.seed)
+        draft = build_model(settings.architecture, tokenizer, seed=settings.seed)
+    else:
+        draft = build_from(start.folder, settings.architecture, tokenizer, seed=settings.seed)
+    torch.nn.Module.to(draft, data.trie.device)
+    curves = align(CodeModel(draft, data.target.code_ids), data, method, settings, checkpoint=checkpoint)
+    files = {CURVES_FILE: curves.csv(every=CURVE_EVERY)}
+    save_model(DRAFTS / method, draft, tokenizer, instruction=load_instruction(TARGET), extra_files=files)
+    return curves
+
+
+def _one_shot(method: Method, data: AlignmentData, settings: AlignDraft, start: Start, checkpoint: Path) -> Curves:
+    catalog, shape = data.encoder.catalog, settings.one_shot
+    options: dict[str, int] = {"max_history": data.encoder.max_history, "seed": settings.seed}
+    if start.folder is None:
+        draft = one_shot.OneShotDraft(shape, catalog, **options)
+    else:
+        earlier = Catalog.load(CHAMPION / "identifiers" / "identifiers.json")
+        draft = one_shot.build_from(start.folder, earlier, shape, catalog, **options)
+    draft.to(data.trie.device)
+    curves = train_one_shot(draft, data, settings, checkpoint=checkpoint)
+    files = {CURVES_FILE: curves.csv(every=CURVE_EVERY)}
+    one_shot.save_one_shot(DRAFTS / method, draft, catalog, extra_files=files)
+    return curves
 
 
 def _record(run: Run, curves: Curves, folder: Path) -> None:

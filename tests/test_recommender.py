@@ -5,6 +5,8 @@ import torch
 
 from atspeed_core.decoding.plan import Choice, Plan, Planned
 from atspeed_core.errors import UserError
+from atspeed_core.models.one_shot import OneShotDraft, load_one_shot, save_one_shot
+from atspeed_core.settings import OneShot
 from tests.tiny_models import make_catalog, make_recommender
 
 CODES = [(a, b, c) for a in range(4) for b in range(3) for c in range(2)]
@@ -149,3 +151,29 @@ def test_missing_folders_are_named(tmp_path, recommender):
     recommender.catalog.save(tmp_path / "identifiers.json")
     with pytest.raises(UserError, match="nowhere"):
         type(recommender).load(tmp_path / "nowhere", None, tmp_path / "identifiers.json")
+
+
+@pytest.fixture(scope="module")
+def one_shot(recommender, tmp_path_factory):
+    """The recommender with an untrained one-shot draft."""
+    folder = tmp_path_factory.mktemp("one_shot")
+    draft = OneShotDraft(OneShot(hidden_size=8), recommender.catalog, max_history=20, seed=0)
+    save_one_shot(folder / "draft", draft, recommender.catalog)
+    return replace(recommender, draft=load_one_shot(folder / "draft", recommender.catalog))
+
+
+@pytest.mark.parametrize("k", [1, 4, 24])
+def test_a_one_shot_draft_changes_no_list(recommender, one_shot, k):
+    plain = recommender.recommend(HISTORIES, k, verification="none")
+    strict = one_shot.recommend(HISTORIES, k)
+    assert strict.items == plain.items
+    assert max(strict.target_calls) <= 3
+    drawn = one_shot.recommend(HISTORIES, k, verification="exact_sampling", seed=5)
+    assert drawn.items == recommender.recommend(HISTORIES, k, verification="exact_sampling", seed=5).items
+
+
+def test_a_one_shot_draft_offers_no_published_verification(one_shot):
+    assert one_shot.offers("strict")
+    assert not one_shot.offers("relaxed")
+    with pytest.raises(UserError, match="language model"):
+        one_shot.recommend(HISTORIES, 3, verification="relaxed")

@@ -10,6 +10,7 @@ from atspeed_core.decoding.beam_rules import BeamRule
 from atspeed_core.decoding.device_trie import NO_NODE, DeviceTrie
 from atspeed_core.decoding.scored_tree import ScoredTree, left_aligned
 from atspeed_core.decoding.selection import stable_topk
+from atspeed_core.models.one_shot import OneShotDraft
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,29 @@ class AutoregressivePrefixes:
         """See `PrefixModel`."""
         self.tree.score_new(nodes[:, :0] if depth == 0 else nodes)
         return self.tree.next_log_probs(nodes, depth)
+
+
+@dataclass(frozen=True)
+class OneShotPrefixes:
+    """A one-shot draft: a single small forward has scored all prefixes.
+
+    Attributes:
+        scores: [B, units] see `OneShotDraft.forward`.
+    """
+
+    draft: OneShotDraft
+    trie: DeviceTrie
+    scores: Tensor
+
+    @classmethod
+    def after(cls, items: Tensor, draft: OneShotDraft, trie: DeviceTrie) -> "OneShotPrefixes":
+        """What `draft` says after the histories `items` [B, H], places in the catalog, -1 on the left."""
+        return cls(draft, trie, draft(items[:, -draft.max_history :]))
+
+    def next_log_probs(self, nodes: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+        """See `PrefixModel`."""
+        children = self.trie.children(nodes, depth)
+        return children, self.draft.next_log_probs(self.scores, children, depth)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 An autoregressive draft runs once a level; this one scores all *units* at once, which are the prefixes of depth 1 and 2
 and the codes of the deeper levels. A softmax over the prefixes of depth 2, where nearly all branching of an item trie
-ends, gives theirs and, summed, those of depth 1; below, siblings share their parent's probability by the scores of their
-codes. So weights and work grow with codes and prefixes of depth 2, never with the items, as long as deeper levels are
-asked for where they are needed (`next_log_probs`). Weights: two tables of [units, hidden size] float32, 3.7 MB for
+ends, gives theirs and, summed, those of depth 1; below, siblings share their parent's probability by the scores of
+their codes. So weights and work grow with codes and prefixes of depth 2, never with the items, as long as deeper levels
+are asked for where they are needed (`next_log_probs`). Weights: two tables of [units, hidden size] float32, 3.7 MB for
 Amazon Beauty (12,023 identifiers, 7,142 units) at hidden size 64; beside them 4 bytes a level of every item.
 """
 
@@ -126,7 +126,8 @@ class OneShotDraft(nn.Module):
             prefix has the sum of its children's.
         """
         scores = self(items)
-        levels = [scores[:, self._depth_start[d] - 1 : self._depth_start[d + 1] - 1] for d in (1, 2)[: self._own_depths]]
+        own = range(1, self._own_depths + 1)
+        levels = [scores[:, self._depth_start[d] - 1 : self._depth_start[d + 1] - 1] for d in own]
         for depth in range(self._own_depths + 1, len(self._depth_start) - 1):
             parents = self.parents[self._span(depth)].long()
             logits = scores.index_select(1, self.node_units[self._span(depth)])
@@ -146,8 +147,8 @@ class OneShotDraft(nn.Module):
         visible = (known[:, None, :] | itself).unsqueeze(1)  # [B, 1, H, H]
         for block in self.blocks[:-1]:
             states = block(states, states, visible)
-        last = self.blocks[-1](states[:, -1:], states, visible[:, :, -1:])
-        return self.norm(last).squeeze(1)
+        last: Tensor = self.blocks[-1](states[:, -1:], states, visible[:, :, -1:])
+        return functional.layer_norm(last, self.norm.normalized_shape, self.norm.weight, self.norm.bias).squeeze(1)
 
     def _span(self, depth: int) -> slice:
         return slice(self._depth_start[depth], self._depth_start[depth + 1])
@@ -182,7 +183,8 @@ class Block(nn.Module):
         keys, values = both.permute(2, 0, 3, 1, 4)
         attended = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
         states = states + self.dropout(self.mixed(attended.transpose(1, 2).flatten(2)))
-        return states + self.dropout(self.outer(functional.gelu(self.inner(self.feed_forward_norm(states)))))
+        transformed: Tensor = self.dropout(self.outer(functional.gelu(self.inner(self.feed_forward_norm(states)))))
+        return states + transformed
 
 
 def padded_items(histories: Sequence[Sequence[int] | NDArray[np.int64]], *, max_history: int) -> Tensor:

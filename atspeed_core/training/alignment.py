@@ -32,6 +32,7 @@ from atspeed_core.training.windows import epoch_windows, token_batch
 
 logger = logging.getLogger(__name__)
 CHECKPOINTS_A_RUN = 5
+WARMUP = 0.05  # share of the updates
 
 
 @dataclass(frozen=True)
@@ -171,11 +172,15 @@ def _turn_of_own_beams(step: int, share: float) -> bool:
     return math.floor((step + 1) * share) > math.floor(step * share)
 
 
+def learning_rate_at(step: int, num_updates: int, peak: float) -> float:
+    """Learning rate of update number `step`: a linear warm-up over the first 5 %, then a cosine to 0."""
+    warmup = min(1.0, (step + 1) / max(1.0, WARMUP * num_updates))
+    return peak * warmup * 0.5 * (1 + math.cos(math.pi * step / num_updates))
+
+
 def _update(draft: CodeModel, optimizer: torch.optim.Optimizer, loss: Tensor, settings: AlignDraft, step: int) -> None:
-    warmup = min(1.0, (step + 1) / max(1.0, 0.05 * settings.num_updates))
-    rate = settings.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / settings.num_updates))
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = learning_rate_at(step, settings.num_updates, settings.learning_rate)
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(draft.model.parameters(), 1.0)

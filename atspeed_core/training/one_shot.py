@@ -5,7 +5,6 @@ forward KL divergence from the target to the draft over the children of every ca
 """
 
 import logging
-import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +20,11 @@ from atspeed_core.models.one_shot import OneShotDraft, padded_items
 from atspeed_core.progress import track
 from atspeed_core.settings import AlignDraft
 from atspeed_core.training import losses
-from atspeed_core.training.alignment import CHECKPOINTS_A_RUN, AlignmentData
+from atspeed_core.training.alignment import CHECKPOINTS_A_RUN, AlignmentData, learning_rate_at
 from atspeed_core.training.curves import Curves
 from atspeed_core.training.topk_cache import CachedBatch
 
 logger = logging.getLogger(__name__)
-WARMUP = 0.05  # share of the updates
 SECONDS = "training_seconds"
 
 
@@ -48,7 +46,7 @@ def train_one_shot(
     began = time.monotonic() - seconds
     for step in track(range(start, plan.num_updates), "training one_shot", total=plan.num_updates - start):
         parts = one_shot_losses(draft, data, data.cache.batch(next(batches), data.trie), alpha=settings.alpha)
-        _update(draft, optimizer, parts["loss"], _rate(step, plan.num_updates, plan.learning_rate))
+        _update(draft, optimizer, parts["loss"], learning_rate_at(step, plan.num_updates, plan.learning_rate))
         values = {name: float(value.detach()) for name, value in parts.items()}
         curves.add(step, values | {SECONDS: time.monotonic() - began})
         if checkpoint and (step + 1) % max(1, plan.num_updates // CHECKPOINTS_A_RUN) == 0:
@@ -57,9 +55,11 @@ def train_one_shot(
     return curves
 
 
-def one_shot_losses(draft: OneShotDraft, data: AlignmentData, cached: CachedBatch, *, alpha: float) -> dict[str, Tensor]:
-    """The losses of one batch of contexts, with gradient: `loss`, `recommendation_loss`, `alignment_loss`."""
-    device, trie = data.trie.token.device, data.encoder.catalog.trie
+def one_shot_losses(
+    draft: OneShotDraft, data: AlignmentData, cached: CachedBatch, *, alpha: float
+) -> dict[str, Tensor]:
+    """`loss`, `recommendation_loss` and `alignment_loss` of one batch of contexts, with gradient."""
+    device, trie = data.trie.device, data.encoder.catalog.trie
     cuts = [(data.sequences[context.user], context.position) for context in cached.contexts]
     items = padded_items([sequence[:end] for sequence, end in cuts], max_history=draft.max_history)
     following = np.array([sequence[end] for sequence, end in cuts])
@@ -101,11 +101,6 @@ def _update(draft: OneShotDraft, optimizer: torch.optim.Optimizer, loss: Tensor,
     loss.backward()
     torch.nn.utils.clip_grad_norm_(draft.parameters(), 1.0)
     optimizer.step()
-
-
-def _rate(step: int, num_updates: int, peak: float) -> float:
-    """Learning rate of an update: a linear warm-up, then a cosine to 0."""
-    return peak * min(1.0, (step + 1) / max(1.0, WARMUP * num_updates)) * 0.5 * (1 + math.cos(math.pi * step / num_updates))
 
 
 def _batches(size: int, batch_size: int, seed: int, start: int) -> Iterator[NDArray[np.int64]]:

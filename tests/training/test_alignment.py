@@ -54,7 +54,7 @@ def test_distributions_are_those_of_the_models_along_the_same_prefixes(data, own
         with torch.no_grad():
             leaves = [data.sequences[c.user][: c.position] for c in cached.contexts]
             tree = ScoredTree(draft, data.trie, *data.encoder.encode_positions(leaves))
-            found = alignment.search(tree, alignment.NoDrafter(), alignment.Strict(), 4).leaves
+            found = alignment.beam_search(tree, 4).leaves
         assert not torch.equal(found, cached.leaves)
     finite = aligned.log_p > -torch.inf
     assert torch.equal(finite, aligned.log_q > -torch.inf)
