@@ -1,11 +1,11 @@
 """The one-shot drafter: one small forward over a history gives the log-probability of every prefix of the trie.
 
-An autoregressive draft runs once a level; this one scores all *units* at once, which are the prefixes of depth 1 and 2
-and the codes of the deeper levels. A softmax over the prefixes of depth 2, where nearly all branching of an item trie
-ends, gives theirs and, summed, those of depth 1; below, siblings share their parent's probability by the scores of
-their codes. So weights and work grow with codes and prefixes of depth 2, never with the items, as long as deeper levels
-are asked for where they are needed (`next_log_probs`). Weights: two tables of [units, hidden size] float32, 3.7 MB for
-Amazon Beauty (12,023 identifiers, 7,142 units) at hidden size 64; beside them 4 bytes a level of every item.
+An autoregressive draft runs once a level; this one scores all *units* at once, which are the prefixes down to some
+depth and the codes of the deeper levels. A softmax over the prefixes of that depth gives theirs and, summed, those of
+all depths above; below, siblings share their parent's probability by the scores of their codes. The depth is the
+deepest one that decoding drafts and that has no more than `MAX_PREFIXES` prefixes, so weights and work are bounded for
+any catalogue. Weights: two tables of [units, hidden size] float32, 18 MB for Amazon Beauty (12,023 identifiers, 18,000
+units) at hidden size 128; beside them 4 bytes a level of every item.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from atspeed_core.settings import OneShot
 
 KIND = "one_shot"
 PADDING = -1
-OWN_DEPTHS = 2  # prefixes of these depths are units; below them codes are
+MAX_PREFIXES = 1 << 17  # of the depth that the softmax is over
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
@@ -54,7 +54,7 @@ class OneShotDraft(nn.Module):
         super().__init__()
         self.shape, self.max_history = shape, max_history
         self._depth_start: list[int] = catalog.trie.depth_start.tolist()
-        self._own_depths = min(OWN_DEPTHS, catalog.num_levels)
+        self._own_depths = own_depths(catalog)
         self._register_trie(catalog)
         self.num_units = 1 + int(self.node_units.max())
         hidden = shape.hidden_size
@@ -84,24 +84,27 @@ class OneShotDraft(nn.Module):
             items: [B, H] int64 places in the catalog, oldest first, padded with -1 on the left (`padded_items`).
 
         Returns:
-            [B, units] float32. Those of prefixes (of depth 1 and 2) are their log-probabilities; those of deeper codes
-            are logits among siblings. Unit n - 1 is node n as long as that is of depth 1 or 2.
+            [B, units] float32. Those of prefixes are their log-probabilities, unit n - 1 is node n; those of deeper
+            codes are logits among siblings.
         """
         raw = self.head(self._state(items)).float()
-        first, own = self._depth_start[2] - 1, self._depth_start[self._own_depths + 1] - 1
-        if self._own_depths == 1:
-            return torch.log_softmax(raw, dim=1)
-        parents = self.parents[self._span(2)].long()
-        second = torch.log_softmax(raw[:, first:own] + raw.index_select(1, parents), dim=1)
-        return torch.cat([_summed(second, parents, first), second, raw[:, own:]], dim=1)
+        logits = raw[:, self._units(1)]
+        for depth in range(2, self._own_depths + 1):
+            logits = raw[:, self._units(depth)] + logits.index_select(1, self._parents(depth))
+        levels = [torch.log_softmax(logits, dim=1)]
+        for depth in range(self._own_depths, 1, -1):
+            levels.insert(
+                0, _summed(levels[0], self._parents(depth), self._depth_start[depth] - self._depth_start[depth - 1])
+            )
+        return torch.cat([*levels, raw[:, self._depth_start[self._own_depths + 1] - 1 :]], dim=1)
 
     def next_log_probs(self, scores: Tensor, children: Tensor, depth: int) -> Tensor:
         """Log-probabilities of children given their parents, for some nodes of one depth.
 
         Args:
             scores: [B, units] from `forward`.
-            children: [B, n, M] int64 children of nodes of depth `depth`, -1 where there is none; for depth 2 and below
-                siblings must be all there.
+            children: [B, n, M] int64 children of nodes of depth `depth`, -1 where there is none; where codes are units
+                what is not there is left out of the siblings' sum.
             depth: 0 .. L - 1.
 
         Returns:
@@ -111,10 +114,10 @@ class OneShotDraft(nn.Module):
         found = scores.gather(1, units.flatten(1)).view(children.shape).masked_fill(children < 0, -torch.inf)
         if depth == 0:
             return found
-        if depth >= OWN_DEPTHS:
+        if depth >= self._own_depths:
             total = found.logsumexp(-1, keepdim=True)
         else:
-            parents = self.parents[children.amax(-1).clamp(min=1)].long()  # of depth 1: their units
+            parents = self._units(depth).start + self.parents[children.amax(-1).clamp(min=1)].long()
             total = scores.gather(1, parents).unsqueeze(-1)
         return torch.where(children >= 0, found - total, -torch.inf)
 
@@ -126,11 +129,10 @@ class OneShotDraft(nn.Module):
             prefix has the sum of its children's.
         """
         scores = self(items)
-        own = range(1, self._own_depths + 1)
-        levels = [scores[:, self._depth_start[d] - 1 : self._depth_start[d + 1] - 1] for d in own]
+        levels = [scores[:, self._units(depth)] for depth in range(1, self._own_depths + 1)]
         for depth in range(self._own_depths + 1, len(self._depth_start) - 1):
-            parents = self.parents[self._span(depth)].long()
-            logits = scores.index_select(1, self.node_units[self._span(depth)])
+            parents = self._parents(depth)
+            logits = scores.index_select(1, self.node_units[self._depth_start[depth] : self._depth_start[depth + 1]])
             above = levels[-1] - _summed(logits, parents, levels[-1].shape[1])
             levels.append(logits + above.index_select(1, parents))
         return levels
@@ -150,8 +152,13 @@ class OneShotDraft(nn.Module):
         last: Tensor = self.blocks[-1](states[:, -1:], states, visible[:, :, -1:])
         return functional.layer_norm(last, self.norm.normalized_shape, self.norm.weight, self.norm.bias).squeeze(1)
 
-    def _span(self, depth: int) -> slice:
-        return slice(self._depth_start[depth], self._depth_start[depth + 1])
+    def _units(self, depth: int) -> slice:
+        """The units that are prefixes of a depth."""
+        return slice(self._depth_start[depth] - 1, self._depth_start[depth + 1] - 1)
+
+    def _parents(self, depth: int) -> Tensor:
+        """[nodes of the depth] place of each one's parent among the nodes above."""
+        return self.parents[self._depth_start[depth] : self._depth_start[depth + 1]].long()
 
 
 def _summed(log_probs: Tensor, parents: Tensor, num_parents: int) -> Tensor:
@@ -197,10 +204,17 @@ def padded_items(histories: Sequence[Sequence[int] | NDArray[np.int64]], *, max_
     return torch.from_numpy(rows)
 
 
+def own_depths(catalog: Catalog) -> int:
+    """Down to which depth prefixes are units: the last one is never drafted, and `MAX_PREFIXES` is a limit."""
+    sizes = np.diff(catalog.trie.depth_start)[1:]  # of depth 1 .. L
+    deepest = max(1, catalog.num_levels - 1)
+    return max(1, int((sizes[:deepest] <= MAX_PREFIXES).sum()))
+
+
 def units_of_nodes(catalog: Catalog) -> NDArray[np.int64]:
     """[nodes] unit of the edge into each node; 0, which means nothing, for the root."""
     trie = catalog.trie
-    deep = int(trie.depth_start[min(OWN_DEPTHS, trie.num_levels) + 1])  # the first node whose unit is its code
+    deep = int(trie.depth_start[own_depths(catalog) + 1])  # the first node whose unit is its code
     units = np.arange(-1, trie.num_nodes - 1)
     units[0] = 0
     if deep < trie.num_nodes:
@@ -221,10 +235,10 @@ def paths_of_items(catalog: Catalog) -> NDArray[np.int64]:
 def unit_names(catalog: Catalog) -> list[str]:
     """The code tokens of each unit, joined: "<a_3>", "<a_3><b_14>", "<c_15>"; the same in every catalogue."""
     trie, units = catalog.trie, units_of_nodes(catalog)
-    first, second = (int(trie.depth_start[min(depth, trie.num_levels) + 1]) for depth in (1, 2))
+    deep = int(trie.depth_start[own_depths(catalog) + 1])
     names = [""] * (1 + int(units.max()))
     for node in range(1, trie.num_nodes):
-        before = names[trie.parent[node] - 1] if first <= node < second else ""
+        before = names[trie.parent[node] - 1] if trie.parent[node] > 0 and node < deep else ""
         names[units[node]] = before + catalog.code_tokens[trie.token[node]]
     return names
 

@@ -6,7 +6,7 @@ from airflow.sdk import Param
 
 from atspeed_dags.command import PROJECT
 
-METHODS = ["sft", "atspeed_s", "atspeed_r"]
+METHODS = ["sft", "atspeed_s", "atspeed_r", "one_shot"]
 DATASETS = sorted(path.stem for path in (PROJECT / "presets").glob("*.yaml"))
 DEFAULT_DATASET = os.environ.get("ATSPEED_DATASET") or "ml-latest-small-2016"
 

@@ -7,7 +7,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-METHODS = ["sft", "atspeed_s", "atspeed_r"]
+METHODS = ["sft", "atspeed_s", "atspeed_r", "one_shot"]
 
 
 def filled(values: list[Any]) -> list[Path]:
