@@ -126,7 +126,9 @@ class OneShotDraft(nn.Module):
             prefix has the sum of its children's.
         """
         scores = self(items)
-        levels = [scores[:, self._depth_start[d] - 1 : self._depth_start[d + 1] - 1] for d in (1, 2)[: self._own_depths]]
+        levels = [
+            scores[:, self._depth_start[d] - 1 : self._depth_start[d + 1] - 1] for d in (1, 2)[: self._own_depths]
+        ]
         for depth in range(self._own_depths + 1, len(self._depth_start) - 1):
             parents = self.parents[self._span(depth)].long()
             logits = scores.index_select(1, self.node_units[self._span(depth)])

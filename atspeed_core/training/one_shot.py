@@ -57,7 +57,9 @@ def train_one_shot(
     return curves
 
 
-def one_shot_losses(draft: OneShotDraft, data: AlignmentData, cached: CachedBatch, *, alpha: float) -> dict[str, Tensor]:
+def one_shot_losses(
+    draft: OneShotDraft, data: AlignmentData, cached: CachedBatch, *, alpha: float
+) -> dict[str, Tensor]:
     """The losses of one batch of contexts, with gradient: `loss`, `recommendation_loss`, `alignment_loss`."""
     device, trie = data.trie.token.device, data.encoder.catalog.trie
     cuts = [(data.sequences[context.user], context.position) for context in cached.contexts]
@@ -105,7 +107,12 @@ def _update(draft: OneShotDraft, optimizer: torch.optim.Optimizer, loss: Tensor,
 
 def _rate(step: int, num_updates: int, peak: float) -> float:
     """Learning rate of an update: a linear warm-up, then a cosine to 0."""
-    return peak * min(1.0, (step + 1) / max(1.0, WARMUP * num_updates)) * 0.5 * (1 + math.cos(math.pi * step / num_updates))
+    return (
+        peak
+        * min(1.0, (step + 1) / max(1.0, WARMUP * num_updates))
+        * 0.5
+        * (1 + math.cos(math.pi * step / num_updates))
+    )
 
 
 def _batches(size: int, batch_size: int, seed: int, start: int) -> Iterator[NDArray[np.int64]]:
