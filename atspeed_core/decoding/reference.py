@@ -118,7 +118,7 @@ class TrieProcessor(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """`scores` [B * K, vocabulary] after `input_ids` [B * K, S], -inf for what leads out of the trie."""
-        chosen = input_ids[:, self._prompt_length :].view(self._batch, -1, input_ids.shape[1] - self._prompt_length)
+        chosen = input_ids[:, self._prompt_length :].unflatten(0, (self._batch, len(input_ids) // self._batch))
         nodes = torch.zeros(chosen.shape[:2], dtype=torch.long, device=scores.device)
         for depth, tokens in enumerate(chosen.unbind(-1)):
             children = self._trie.children(nodes, depth)
