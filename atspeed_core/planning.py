@@ -174,13 +174,15 @@ def measure_costs(
 
     first_times = timed(first)
     grid = grid[: len(first_times)]
-    found = {
-        "first": first_times,
-        "later": timed(partial(later, request)),
-        "later_single": timed(partial(later, single)),
+    later_times = timed(partial(later, request))
+    single_times = timed(partial(later, single)) if len(request.ids) > 1 else later_times
+    points = min(len(later_times), len(single_times))
+    return {
+        "nodes": np.array(grid[:points], dtype=float),
+        "first": first_times[:points],
+        "later": later_times[:points],
+        "later_single": single_times[:points],
     }
-    shortest = min(len(times) for times in found.values())
-    return {"nodes": np.array(grid[:shortest], dtype=float), **{name: t[:shortest] for name, t in found.items()}}
 
 
 @torch.inference_mode()

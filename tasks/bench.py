@@ -45,15 +45,15 @@ ON_A_CPU = Settings(
 ON_CUDA = replace(ON_A_CPU, grids=(Grid(TARGETS, PROMPTS, BATCHES, KS),), cell_seconds=20)
 QUICK = replace(
     ON_A_CPU,
-    grids=(Grid((OWN,), PROMPTS, (1, 4), (1, 10)), Grid((SMOLLM2,), ("short",), (1,), (10,))),
-    cell_seconds=4,
+    grids=(Grid((OWN,), PROMPTS, (1, 4), (10,)), Grid((SMOLLM2,), ("short",), (1,), (10,))),
+    cell_seconds=3,
     longest_seconds=5,
     most_requests=12,
-    least_requests=3,
+    least_requests=2,
     plan_users=32,
     plan_repetitions=1,
 )
-NUMERICS_REQUESTS, NUMERICS_REQUESTS_QUICK = 64, 16
+NUMERICS_REQUESTS, NUMERICS_REQUESTS_QUICK = 64, 8
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

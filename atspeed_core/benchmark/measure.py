@@ -39,8 +39,9 @@ Histories = Sequence[Sequence[str]]
 
 SHORT_ITEMS = 7  # of a history, in a short prompt; a long one has as many as the models see
 GENERATE_LEAST = 3  # generate is slow and steady: fewer requests tell enough
-PROFILED = 3  # requests
-PLAN_CALL_SHARE = 0.25  # of the longest run that is waited for: the longest call whose cost the plan measures
+PROFILED, PROFILED_SLOW = 3, 1  # runs; the second where a run takes longer than
+SLOW_SECONDS = 0.5
+PLAN_CALL_SHARE = 0.1  # of the longest run that is waited for: the longest call whose cost the plan measures
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,7 @@ def cell_rows(target: Target, users: Users, batch: int, k: int, pace: Pace, sett
             **latency(seconds_of[peer]),
             **ratios(peer, seconds_of, settings),
             **needs(peer, list(answers[peer].values())),
-            **profile(peer, target, [users.batch(i, batch) for i in range(min(counts[peer], PROFILED))], k),
+            **profile(peer, target, [users.batch(i, batch) for i in range(num_profiled(seconds_of[peer]))], k),
             **(plan_facts(target, batch, k) if peer == OURS else {}),
             **({"draft_beams": target.trained.draft_beams} if peer == PUBLISHED else {}),
         }
@@ -288,6 +289,11 @@ def num_requests(peer: str, seconds: float, batch: int, settings: Settings) -> i
     least, most = (_scaled(count, batch) for count in (settings.least_requests, settings.most_requests))
     least = min(least, GENERATE_LEAST) if peer in GENERATES else least
     return min(most, max(least, int(settings.cell_seconds / len(PEERS) / seconds)))
+
+
+def num_profiled(seconds: FloatArray) -> int:
+    """Runs that are looked into, for a row whose timed runs took `seconds`."""
+    return PROFILED if np.nanmedian(seconds) < SLOW_SECONDS else PROFILED_SLOW
 
 
 def ratios(peer: str, seconds: Mapping[str, FloatArray], settings: Settings) -> Json:
