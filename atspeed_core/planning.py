@@ -26,7 +26,7 @@ from atspeed_core.progress import track
 from atspeed_core.recommender import Recommender, Request
 
 MOST_RANKED = 400  # nodes of a level that a draft may propose
-NODE_GRID = (0, 16, 48, 96, 192, 384)
+NODE_GRID = (0, 1, 16, 48, 96, 192, 384)  # a later call of 0 nodes costs nothing, one of 1 most of what 16 cost
 ERROR_BATCH = 32
 
 Histories = Sequence[Sequence[str]]
