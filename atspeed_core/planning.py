@@ -1,7 +1,7 @@
 """Making a plan for a recommender on the device at hand, from requests of validation users."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,10 +26,11 @@ from atspeed_core.progress import track
 from atspeed_core.recommender import Recommender, Request
 
 MOST_RANKED = 400  # nodes of a level that a draft may propose
-NODE_GRID = (0, 16, 48, 96, 192, 384)
+NODE_GRID = (0, 1, 16, 48, 96, 192, 384)  # a later call of 0 nodes costs nothing, one of 1 most of what 16 cost
 ERROR_BATCH = 32
 
 Histories = Sequence[Sequence[str]]
+Errors = Mapping[int, DraftErrors | None]
 
 
 def make_plan(
@@ -41,6 +42,9 @@ def make_plan(
     prompt_percentiles: Sequence[int],
     repetitions: int,
     max_nodes: int | None = None,
+    timed: Recommender | None = None,
+    errors: Errors | None = None,
+    longest_call: float = float("inf"),
 ) -> Plan:
     """Measure costs and the draft's errors and choose for every prompt length, K and batch size.
 
@@ -52,17 +56,21 @@ def make_plan(
         prompt_percentiles: of the histories' prompt lengths; each is planned for with the histories nearest to it.
         repetitions: timed calls a point of the cost curve.
         max_nodes: see `planner.cheapest`.
+        timed: whose target's calls are timed, if not the recommender's own.
+        errors: of the draft at each K, if known already (see `errors_by_k`).
+        longest_call: seconds; see `measure_costs`.
     """
+    timed = timed or recommender
     recommender.encode(histories)  # a history without a known item is an error here, not midway
     lengths = np.array([len(recommender.encoder.known(history)) for history in histories])
     subtree = mean_subtrees(recommender)
-    errors = {k: draft_errors(recommender, histories, k, subtree) for k in track(ks, "errors of the draft at each K")}
+    errors = errors_by_k(recommender, histories, ks) if errors is None else errors
     planned, curves = [], []
     kinds = [(p, b) for p in sorted({int(np.percentile(lengths, p)) for p in prompt_percentiles}) for b in batches]
     for length, batch in track(kinds, "costs by prompt length and batch size"):
         chosen = [histories[i] for i in np.argsort(np.abs(lengths - length), kind="stable")[:batch]]
         chosen = (list(chosen) * batch)[:batch]
-        curve = measure_costs(recommender, chosen, repetitions)
+        curve = measure_costs(timed, chosen, repetitions, longest_call=longest_call)
         tokens = int(recommender.encode(chosen)[0].shape[1])
         curves.append({"prompt_tokens": tokens, "batch": batch, **{n: list(np.round(t, 3)) for n, t in curve.items()}})
         for k in ks:
@@ -79,7 +87,13 @@ def make_plan(
                 max_nodes=max_nodes,
             )
             planned.append(Planned(prompt_tokens=tokens, k=k, batch=batch, choice=choice, predicted=predicted))
-    return Plan(planned, {**plan_facts(recommender, len(histories)), "cost_curves": curves})
+    return Plan(planned, {**plan_facts(timed, len(histories)), "cost_curves": curves})
+
+
+def errors_by_k(recommender: Recommender, histories: Histories, ks: Sequence[int]) -> Errors:
+    """How far the draft is off for these users at every K."""
+    subtree = mean_subtrees(recommender)
+    return {k: draft_errors(recommender, histories, k, subtree) for k in track(ks, "errors of the draft at each K")}
 
 
 def plan_facts(recommender: Recommender, users: int) -> dict[str, Any]:
@@ -127,8 +141,13 @@ def draft_errors(recommender: Recommender, histories: Histories, k: int, subtree
 
 
 @torch.inference_mode()
-def measure_costs(recommender: Recommender, histories: Histories, repetitions: int) -> dict[str, FloatArray]:
-    """Median milliseconds of first and later calls at `NODE_GRID` nodes, as `CallCosts` wants them."""
+def measure_costs(
+    recommender: Recommender, histories: Histories, repetitions: int, *, longest_call: float = float("inf")
+) -> dict[str, FloatArray]:
+    """Median milliseconds of first and later calls at `NODE_GRID` nodes, as `CallCosts` wants them.
+
+    Beyond the first number of nodes (two at least) at which a first call takes `longest_call` seconds none is timed.
+    """
     request, clock = recommender.prepare(histories, 1), _clock(recommender.device)
     single = request.select(torch.zeros(1, dtype=torch.long, device=recommender.device))
     available = recommender.trie.depth_start[-2] - 1  # inner nodes without the root
@@ -146,13 +165,23 @@ def measure_costs(recommender: Recommender, histories: Histories, repetitions: i
         return lambda: tree.score_new(proposal)
 
     def timed(prepare: Callable[[int], Callable[[], object]]) -> FloatArray:
-        return np.array([median_milliseconds(partial(prepare, nodes), clock, repetitions) for nodes in grid])
+        times: list[float] = []
+        for nodes in grid:
+            times.append(median_milliseconds(partial(prepare, nodes), clock, repetitions))
+            if len(times) > 1 and times[-1] > 1000 * longest_call:
+                break
+        return np.array(times)
 
+    first_times = timed(first)
+    grid = grid[: len(first_times)]
+    later_times = timed(partial(later, request))
+    single_times = timed(partial(later, single)) if len(request.ids) > 1 else later_times
+    points = min(len(later_times), len(single_times))
     return {
-        "nodes": np.array(grid, dtype=float),
-        "first": timed(first),
-        "later": timed(partial(later, request)),
-        "later_single": timed(partial(later, single)),
+        "nodes": np.array(grid[:points], dtype=float),
+        "first": first_times[:points],
+        "later": later_times[:points],
+        "later_single": single_times[:points],
     }
 
 

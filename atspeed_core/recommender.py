@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -42,6 +42,8 @@ NEAR_TIE = 1e-5
 
 VerificationName = Literal["none", "strict", "relaxed", "exact_sampling"]
 VERIFICATIONS = get_args(VerificationName)
+
+Constraint = Literal["callback", "tensor"]
 
 
 @dataclass(frozen=True)
@@ -268,14 +270,17 @@ class Recommender:
 
         Its time is the least any drafter could reach on this device.
         """
+        return partial(self.search_knowing, self.true_beams(histories, k), histories, k)
+
+    def true_beams(self, histories: Sequence[Sequence[str]], k: int) -> Tensor:
+        """[B, (L - 1) * k] the nodes that the target's own beam search goes through, NO_NODE where there are fewer."""
         self._check(k, "none", None)
-        beams = beam_search(self.prepare(histories, k).tree(self.target), k).beams.flatten(1)
+        return beam_search(self.prepare(histories, k).tree(self.target), k).beams.flatten(1)
 
-        def run() -> Recommendation:
-            tree = self.prepare(histories, k).tree(self.target)
-            return self._recommendation(histories, search(tree, beams, k), k)
-
-        return run
+    def search_knowing(self, beams: Tensor, histories: Sequence[Sequence[str]], k: int) -> Recommendation:
+        """A strict search that proposes `beams` (see `true_beams`)."""
+        tree = self.prepare(histories, k).tree(self.target)
+        return self._recommendation(histories, search(tree, beams, k), k)
 
     def search_as_published(self, histories: Sequence[Sequence[str]], k: int) -> Recommendation:
         """Strict verification by the published scheme: `draft_beams` nodes a level, drafted anew after every miss."""
@@ -284,17 +289,32 @@ class Recommender:
         result = search_in_rounds(request.tree(self.target), self._uniform(request, None), Strict(), k)
         return self._recommendation(histories, result, k)
 
-    def generate(self, histories: Sequence[Sequence[str]], k: int) -> Recommendation:
-        """The reference lists: `transformers` generate with num_beams=k and a trie callback."""
+    def generate(
+        self, histories: Sequence[Sequence[str]], k: int, constraint: Constraint = "callback"
+    ) -> Recommendation:
+        """The reference lists: `transformers` generate with num_beams=k, kept to the trie by a `constraint`.
+
+        Args:
+            histories: item ids, oldest first; unknown ones are skipped.
+            k: list length and beam width.
+            constraint: "callback": a Python function asked once a beam; "tensor": a logits processor that looks the
+                trie up on the device for all beams at once. The lists are the same.
+        """
         self._check(k, "none", None)
         ids, mask = (t.to(self.device) for t in self.encode(histories))
         levels, seen = self.catalog.num_levels, self._seen(histories)
         if k > len(self.catalog.items) - max(map(len, seen)):
             raise UserError(f"k = {k}: a request's history leaves fewer items than that; lower k")
-        tokens = self.encoder.item_tokens.numpy()
-        excluded = [reference.exhausted(self._prefix_counts, tokens[items]) for items in seen]
+        if constraint == "tensor":
+            keep: reference.Keep = reference.keep_by_tensors(
+                self.prepare(histories, k).trie, self.encoder.code_ids.to(self.device), len(histories), ids.shape[1]
+            )
+        else:
+            tokens = self.encoder.item_tokens.numpy()
+            excluded = [reference.exhausted(self._prefix_counts, tokens[items]) for items in seen]
+            keep = reference.keep_by_callback(self._successors, excluded, ids.shape[1])
         made = reference.generate(
-            self.target.model, ids, mask, self._successors, excluded, k=k, num_levels=levels, pad_id=self.encoder.pad_id
+            self.target.model, ids, mask, keep, k=k, num_levels=levels, pad_id=self.encoder.pad_id
         )
         code_of = torch.full((int(self.encoder.code_ids.max()) + 1,), -1)
         code_of[self.encoder.code_ids] = torch.arange(len(self.encoder.code_ids))

@@ -1,4 +1,4 @@
-"""The reference: `transformers` generate with a Python trie callback, the slow way whose lists ours must equal."""
+"""The reference: `transformers` generate kept to the item trie, the slow way whose lists ours must equal."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
+from atspeed_core.decoding.device_trie import NO_NODE, DeviceTrie
 from atspeed_core.identifiers.trie import IntArray
 
 Prefix = tuple[int, ...]
 Successors = dict[Prefix, list[int]]
+Keep = dict[str, Any]  # the argument of generate that keeps it to the trie
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,13 @@ def generate(
     model: PreTrainedModel,
     prompts: Tensor,
     mask: Tensor,
-    allowed: Successors,
-    excluded: Sequence[set[Prefix]],
+    keep: Keep,
     *,
     k: int,
     num_levels: int,
     pad_id: int,
 ) -> Generated:
-    """Beam search of width `k` by transformers for left-padded `prompts` [B, S] with `mask` [B, S].
-
-    `allowed` is the trie; `excluded` holds, for each request, the prefixes that it must not reach.
-    """
+    """Beam search of width `k` by transformers for left-padded `prompts` [B, S] with `mask` [B, S]."""
     config = GenerationConfig(
         num_beams=k,
         num_return_sequences=k,
@@ -80,11 +78,61 @@ def generate(
         inputs=prompts,
         attention_mask=mask,
         generation_config=config,
-        prefix_allowed_tokens_fn=_callback(allowed, excluded, prompts.shape[1]),
+        **keep,
     )
     tokens = output.sequences[:, prompts.shape[1] :].view(len(prompts), k, num_levels)
     scores = output.sequences_scores.view(len(prompts), k) if k > 1 else _greedy_scores(tokens, output.logits)
     return Generated(tokens, scores)
+
+
+def keep_by_callback(allowed: Successors, excluded: Sequence[set[Prefix]], prompt_length: int) -> Keep:
+    """A Python callback, asked once a beam and step.
+
+    Args:
+        allowed: the trie.
+        excluded: for each request, the prefixes that it must not reach.
+        prompt_length: tokens before the identifier.
+    """
+    return {"prefix_allowed_tokens_fn": _callback(allowed, excluded, prompt_length)}
+
+
+def keep_by_tensors(trie: DeviceTrie, code_ids: Tensor, batch: int, prompt_length: int) -> Keep:
+    """A logits processor, asked once a step for all beams; arguments as for `TrieProcessor`."""
+    return {"logits_processor": LogitsProcessorList([TrieProcessor(trie, code_ids, batch, prompt_length)])}
+
+
+class TrieProcessor(LogitsProcessor):
+    """Leaves to each beam the tokens of its trie node's children: gathers on the device, no Python a beam."""
+
+    def __init__(self, trie: DeviceTrie, code_ids: Tensor, batch: int, prompt_length: int) -> None:
+        """Serve one call of generate.
+
+        Args:
+            trie: of the requests, what they must not reach excluded.
+            code_ids: [codes] int64 token id of each code.
+            batch: requests.
+            prompt_length: tokens before the identifier.
+        """
+        self._trie, self._code_ids = trie, code_ids
+        self._batch, self._prompt_length = batch, prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """`scores` [B * K, vocabulary] after `input_ids` [B * K, S], -inf for what leads out of the trie."""
+        chosen = input_ids[:, self._prompt_length :].unflatten(0, (self._batch, len(input_ids) // self._batch))
+        nodes = torch.zeros(chosen.shape[:2], dtype=torch.long, device=scores.device)
+        for depth, tokens in enumerate(chosen.unbind(-1)):
+            children = self._trie.children(nodes, depth)
+            taken = (self._tokens(children) == tokens.unsqueeze(-1)) & (children >= 0)
+            nodes = torch.where(taken, children, NO_NODE).amax(-1)
+        children = self._trie.children(nodes, chosen.shape[2]).flatten(0, 1)
+        vocabulary = scores.shape[1]
+        places = torch.where(children >= 0, self._tokens(children), vocabulary)  # one column more, cut off below
+        allowed = torch.zeros(len(scores), vocabulary + 1, dtype=torch.bool, device=scores.device)
+        allowed.scatter_(1, places, True)
+        return scores.masked_fill(~allowed[:, :vocabulary], -torch.inf)
+
+    def _tokens(self, nodes: Tensor) -> Tensor:
+        return self._code_ids[self._trie.codes(nodes)]
 
 
 def _callback(

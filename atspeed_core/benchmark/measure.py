@@ -1,0 +1,361 @@
+"""Measuring the peers: which cells, how many requests each, and the figures of every row."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import sqrt
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+
+from atspeed_core.benchmark.peers import (
+    BASELINE,
+    GENERATE,
+    GENERATES,
+    ORACLE,
+    OURS,
+    PEERS,
+    PUBLISHED,
+    Clocks,
+    Run,
+    obstacle,
+    prepared,
+)
+from atspeed_core.benchmark.profiling import Clock, PeakMemory
+from atspeed_core.benchmark.targets import Target, load_target
+from atspeed_core.decoding.plan import Plan
+from atspeed_core.decoding.planner import DraftErrors
+from atspeed_core.evaluation.speed import Alternatives, FloatArray, latency, speedup, time_interleaved
+from atspeed_core.evaluation.statistics import ratio_of_sums
+from atspeed_core.planning import errors_by_k, make_plan
+from atspeed_core.progress import track
+from atspeed_core.recommender import Recommendation, Recommender
+
+Json = dict[str, Any]
+PromptKind = Literal["short", "long"]
+Histories = Sequence[Sequence[str]]
+
+SHORT_ITEMS = 7  # of a history, in a short prompt; a long one has as many as the models see
+GENERATE_LEAST = 3  # generate is slow and steady: fewer requests tell enough
+PROFILED, PROFILED_SLOW = 3, 1  # runs; the second where a run takes longer than
+SLOW_SECONDS = 0.5
+PLAN_CALL_SHARE = 0.1  # of the longest run that is waited for: the longest call whose cost the plan measures
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells: every target with every kind of prompt, batch size and K."""
+
+    targets: tuple[str, ...]
+    prompts: tuple[PromptKind, ...]
+    batches: tuple[int, ...]
+    ks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and how long it may take.
+
+    Attributes:
+        grids: the cells.
+        cell_seconds: about so long the timed runs of a cell take together.
+        longest_seconds: a row whose single run takes longer is not measured.
+        most_requests: timed runs of a row at batch 1; bigger batches have fewer, by the root of the batch size.
+        least_requests: the same.
+        plan_users: validation users whose lists tell how far the draft is off.
+        plan_repetitions: timed calls at each point of the plan's cost curves.
+        bootstrap_samples: of the intervals.
+        seed: of the choice of users, of random weights and of the intervals.
+    """
+
+    grids: tuple[Grid, ...]
+    cell_seconds: float
+    longest_seconds: float
+    most_requests: int
+    least_requests: int
+    plan_users: int
+    plan_repetitions: int
+    bootstrap_samples: int = 1000
+    seed: int = 0
+
+
+@dataclass
+class Pace:
+    """How long single runs took, and how long bigger ones are likely to.
+
+    Attributes:
+        grows: whether time grows with the batch; on a GPU a bigger batch may take no longer, which is then assumed.
+        known: peer -> (batch, K, seconds).
+    """
+
+    grows: bool
+    known: dict[str, list[tuple[int, int, float]]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, peer: str, batch: int, k: int, seconds: float) -> None:
+        """A run took `seconds`, or was not tried because it would."""
+        self.known[peer].append((batch, k, seconds))
+
+    def expected(self, peer: str, batch: int, k: int) -> float:
+        """Seconds, from the nearest smaller run; 0 where none is known. Only generate holds the prompt K times."""
+        smaller = [run for run in self.known[peer] if run[0] <= batch and run[1] <= k]
+        if not smaller:
+            return 0.0
+        near_batch, near_k, seconds = max(smaller)
+        growth = batch / near_batch * (k / near_k if peer in GENERATES else 1.0)
+        return seconds * growth if self.grows else seconds
+
+
+@dataclass(frozen=True)
+class Users:
+    """Requests of one kind.
+
+    Attributes:
+        prompt: "short" or "long".
+        histories: of test users, in random order.
+        tokens: mean length of their prompts.
+        valid: histories of validation users of that kind, for the plan.
+        errors: K -> how far the draft is off for these.
+    """
+
+    prompt: PromptKind
+    histories: Histories
+    tokens: float
+    valid: Histories
+    errors: Mapping[int, DraftErrors | None]
+
+    def batch(self, number: int, size: int) -> Histories:
+        """The requests of one run; they begin anew where there are not enough users."""
+        return [self.histories[i % len(self.histories)] for i in range(number * size, (number + 1) * size)]
+
+
+def measure(trained: Recommender, test: Histories, valid: Histories, settings: Settings) -> Json:
+    """All rows.
+
+    Args:
+        trained: target and draft of the project.
+        test: histories of the test users, the requests.
+        valid: histories of the validation users, for the plans.
+        settings: what and how long.
+
+    Returns:
+        {"targets": facts by name, "prompts": facts by kind, "rows": one a target, prompt, batch, K and peer}.
+    """
+    ks = tuple(sorted({k for grid in settings.grids for k in grid.ks}))
+    kinds = dict.fromkeys(prompt for grid in settings.grids for prompt in grid.prompts)
+    users = {kind: users_of(kind, trained, test, valid, ks, settings) for kind in kinds}
+    facts: dict[str, Json] = {}
+    rows: list[Json] = []
+    for grid in settings.grids:
+        for name in grid.targets:
+            target = load_target(name, trained, seed=settings.seed)
+            facts[name] = target.facts
+            for prompt in grid.prompts:
+                rows += list(target_rows(target, users[prompt], grid, settings))
+    prompts = {kind: {"mean_tokens": u.tokens, "test_users": len(u.histories)} for kind, u in users.items()}
+    return {"targets": facts, "prompts": prompts, "rows": [_rounded(row) for row in rows]}
+
+
+def users_of(
+    kind: PromptKind, trained: Recommender, test: Histories, valid: Histories, ks: Sequence[int], settings: Settings
+) -> Users:
+    """Test and validation users whose histories are nearest to the length that a kind of prompt has."""
+    items = SHORT_ITEMS if kind == "short" else trained.encoder.max_history
+    largest = max(batch * _scaled(settings.most_requests, batch) for grid in settings.grids for batch in grid.batches)
+    chosen = nearest(trained, test, items, largest, settings.seed)
+    planned_for = nearest(trained, valid, items, settings.plan_users, settings.seed)
+    tokens = float(trained.encode(chosen)[1].sum(1).double().mean())
+    return Users(kind, chosen, tokens, planned_for, errors_by_k(trained, planned_for, ks))
+
+
+def nearest(recommender: Recommender, histories: Histories, items: int, count: int, seed: int) -> Histories:
+    """`count` of the histories (or all) whose number of known items is nearest to `items`, in random order."""
+    lengths = np.array([len(recommender.encoder.known(history)) for history in histories])
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(np.flatnonzero(lengths))
+    order = shuffled[np.argsort(np.abs(lengths[shuffled] - items), kind="stable")][:count]
+    return [histories[i] for i in rng.permutation(order)]
+
+
+def target_rows(target: Target, users: Users, grid: Grid, settings: Settings) -> Iterator[Json]:
+    """The rows of one target and kind of prompt, small cells first, so that big ones can be foreseen."""
+    pace = Pace(grows=target.trained.device.type == "cpu")
+    cells = [(batch, k) for batch in sorted(grid.batches) for k in sorted(grid.ks)]
+    planned: dict[int, Target] = {}
+    for batch, k in track(cells, f"{target.name}, {users.prompt} prompts"):
+        place = {"target": target.name, "prompt": users.prompt, "batch": batch, "k": k}
+        expected = pace.expected(BASELINE, batch, k)
+        if expected > settings.longest_seconds:
+            pace.add(BASELINE, batch, k, expected)
+            for peer in PEERS:
+                yield {**place, "peer": peer, "skipped": f"the baseline would take some {expected:.0f} s a run"}
+            continue
+        if batch not in planned:
+            planned[batch] = target.planned(plan_for(target, users, grid.ks, batch, settings))
+        for row in cell_rows(planned[batch], users, batch, k, pace, settings):
+            yield {**place, **row}
+
+
+def plan_for(target: Target, users: Users, ks: Sequence[int], batch: int, settings: Settings) -> Plan:
+    """A plan for one kind of prompt and batch size: costs of the timed model, errors of the trained pair."""
+    return make_plan(
+        target.trained,
+        users.valid,
+        ks=ks,
+        batches=[batch],
+        prompt_percentiles=[50],
+        repetitions=settings.plan_repetitions,
+        timed=target.timed,
+        errors=users.errors,
+        longest_call=PLAN_CALL_SHARE * settings.longest_seconds,
+    )
+
+
+def cell_rows(target: Target, users: Users, batch: int, k: int, pace: Pace, settings: Settings) -> Iterator[Json]:
+    """One row a peer, measured or with the reason why not."""
+    skipped: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    for peer in PEERS:
+        expected, reason = pace.expected(peer, batch, k), obstacle(peer, target, k)
+        if reason is None and expected > settings.longest_seconds:
+            pace.add(peer, batch, k, expected)
+            reason = f"a run would take some {expected:.0f} s, from the one of the cell before"
+        if reason is None:
+            seconds = probe(prepared(peer, target, users.batch(0, batch), k))
+            pace.add(peer, batch, k, seconds)
+            counts[peer] = num_requests(peer, seconds, batch, settings)
+            reason = f"a run takes {seconds:.0f} s" if seconds > settings.longest_seconds else None
+        if reason is not None:
+            counts.pop(peer, None)
+            skipped[peer] = reason
+    answers: dict[str, dict[int, Recommendation]] = {peer: {} for peer in counts}
+    seconds_of = (
+        time_interleaved(
+            requests(target, users, batch, k, counts, answers),
+            device=target.trained.device,
+            repetitions=1,
+            warmups=0,  # the probes were
+        )
+        if counts
+        else {}
+    )
+    for peer in PEERS:
+        if peer in skipped:
+            yield {"peer": peer, "skipped": skipped[peer]}
+            continue
+        yield {
+            "peer": peer,
+            "runs": counts[peer],
+            **latency(seconds_of[peer]),
+            **ratios(peer, seconds_of, settings),
+            **needs(peer, list(answers[peer].values())),
+            **profile(peer, target, [users.batch(i, batch) for i in range(num_profiled(seconds_of[peer]))], k),
+            **(plan_facts(target, batch, k) if peer == OURS else {}),
+            **({"draft_beams": target.trained.draft_beams} if peer == PUBLISHED else {}),
+        }
+
+
+def requests(
+    target: Target,
+    users: Users,
+    batch: int,
+    k: int,
+    counts: Mapping[str, int],
+    answers: Mapping[str, dict[int, Recommendation]],
+) -> Iterator[Alternatives]:
+    """The runs of a cell, one batch of requests after the other; what they answer is put into `answers`."""
+
+    def keep(peer: str, number: int, run: Run) -> None:
+        answers[peer][number] = run()
+
+    for number in range(max(counts.values())):
+        histories = users.batch(number, batch)
+        yield {
+            peer: partial(keep, peer, number, prepared(peer, target, histories, k))
+            for peer, count in counts.items()
+            if number < count
+        }
+
+
+def probe(run: Run) -> float:
+    """Seconds of a warm run: the second, where the first is short enough."""
+    seconds = _seconds(run)
+    return _seconds(run) if seconds < 1 else seconds
+
+
+def num_requests(peer: str, seconds: float, batch: int, settings: Settings) -> int:
+    """Timed runs of a row: what its share of the cell's time allows, within bounds."""
+    least, most = (_scaled(count, batch) for count in (settings.least_requests, settings.most_requests))
+    least = min(least, GENERATE_LEAST) if peer in GENERATES else least
+    return min(most, max(least, int(settings.cell_seconds / len(PEERS) / seconds)))
+
+
+def num_profiled(seconds: FloatArray) -> int:
+    """Runs that are looked into, for a row whose timed runs took `seconds`."""
+    return PROFILED if np.nanmedian(seconds) < SLOW_SECONDS else PROFILED_SLOW
+
+
+def ratios(peer: str, seconds: Mapping[str, FloatArray], settings: Settings) -> Json:
+    """Summed time of the baseline, and of generate, over the peer's; and the oracle's over the peer's."""
+    options = {"samples": settings.bootstrap_samples, "seed": settings.seed}
+    found: Json = {}
+    for name, other in (("walltime_speedup", BASELINE), ("walltime_speedup_vs_generate", GENERATE)):
+        if other in seconds and peer != other:
+            found |= speedup(name, seconds[other], seconds[peer], **options)
+    if ORACLE in seconds:
+        shared = np.isfinite(seconds[ORACLE]).all(1) & np.isfinite(seconds[peer]).all(1)
+        found["share_of_oracle"] = ratio_of_sums(seconds[ORACLE][shared], seconds[peer][shared])
+    return found
+
+
+def needs(peer: str, answers: Sequence[Recommendation]) -> Json:
+    """Mean calls of the target, and nodes that they held, a request; generate counts no nodes."""
+    calls = {"target_calls": float(np.mean([answer.target_calls for answer in answers]))}
+    if peer in GENERATES:
+        return calls
+    return {**calls, "target_nodes": float(np.mean([answer.target_nodes for answer in answers]))}
+
+
+def profile(peer: str, target: Target, batches: Sequence[Histories], k: int) -> Json:
+    """Shares of the time by model, and peak memory, of runs of their own: the clocks would disturb the timed ones."""
+    device = target.trained.device
+    clocks, whole = Clocks(Clock(device), Clock(device)), Clock(device)
+    memory = PeakMemory(device)
+    runs = [prepared(peer, target, histories, k, clocks) for histories in batches]
+    clocks.target.seconds = clocks.draft.seconds = 0.0
+    with memory:
+        for run in runs:
+            with whole.running():
+                run()
+    shares = {"draft": clocks.draft.seconds / whole.seconds, "target": clocks.target.seconds / whole.seconds}
+    return {
+        **{f"time_share_{name}": share for name, share in shares.items()},
+        "time_share_selection": 1 - sum(shares.values()),
+        "peak_memory_mib": memory.mib,
+    }
+
+
+def plan_facts(target: Target, batch: int, k: int) -> Json:
+    """What the plan chose for a cell, and the figures it chose by."""
+    (planned,) = (row for row in target.trained.plan.planned if row.k == k and row.batch == batch)
+    return {"plan": {"choice": planned.choice.model_dump(), "predicted": planned.predicted}}
+
+
+def _scaled(count: int, batch: int) -> int:
+    return max(2, round(count / sqrt(batch)))
+
+
+def _seconds(run: Run) -> float:
+    start = perf_counter()
+    run()
+    return perf_counter() - start
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to five digits."""
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value

@@ -1,0 +1,109 @@
+"""The ways to decode that stand beside each other, each made ready for a batch of requests."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+
+from torch import Tensor
+
+from atspeed_core.benchmark.profiling import Clock, ClockedModel, clocked_forward
+from atspeed_core.benchmark.replay import Tape
+from atspeed_core.benchmark.targets import Target
+from atspeed_core.decoding.plan import Plan
+from atspeed_core.recommender import Constraint, Recommendation, Recommender
+
+GENERATE, GENERATE_TENSOR, BASELINE = "generate_callback", "generate_tensor", "none"
+PUBLISHED, TRIE, OURS, ORACLE = "published", "trie", "ours", "oracle"
+PEERS = {
+    GENERATE: "transformers generate, trie by a Python callback",
+    GENERATE_TENSOR: "transformers generate, trie by a tensor logits processor",
+    BASELINE: "our engine without speculation",
+    PUBLISHED: "the paper's scheme in our engine: N draft beams a level, drafted in rounds",
+    TRIE: "our engine, speculation by the item trie alone",
+    OURS: "our engine as the plan says",
+    ORACLE: "our engine, a draft that knows the answer and costs nothing",
+}
+GENERATES: dict[str, Constraint] = {GENERATE: "callback", GENERATE_TENSOR: "tensor"}
+
+Histories = Sequence[Sequence[str]]
+Run = Callable[[], Recommendation]
+Search = Callable[[Recommender], Recommendation]
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """Seconds spent in the models: forward passes and heads."""
+
+    target: Clock
+    draft: Clock
+
+
+def obstacle(name: str, target: Target, k: int) -> str | None:
+    """Why a peer cannot answer at this K; None if it can."""
+    recommender = target.trained
+    if k > recommender.trie.depth_start[-1] - recommender.trie.first_leaf:
+        return "K is larger than the catalogue"
+    if name == PUBLISHED and recommender.draft is None:
+        return "there is no draft"
+    if name == PUBLISHED and k > recommender.draft_beams:
+        return f"the published scheme drafts N = {recommender.draft_beams} beams a level, fewer than K"
+    return None
+
+
+def prepared(name: str, target: Target, histories: Histories, k: int, clocks: Clocks | None = None) -> Run:
+    """The peer `name`, ready to answer `histories`, all in one batch, from item ids to item ids.
+
+    On a stand-in the search is first run on the trained target, recorded; what is returned replays it. With `clocks`
+    the models' time is counted.
+    """
+    if name in GENERATES:
+        return _generate(name, target, histories, k, clocks)
+    beams = target.trained.true_beams(histories, k) if name == ORACLE else None
+    run = partial(search, name=name, histories=histories, k=k, beams=beams)
+    if target.stand_in is None:
+        return partial(run, _clocked(target.trained, clocks))
+    tape = Tape()
+    run(target.recorder(tape))
+    replayer = _clocked(target.replayer(tape), clocks)
+
+    def replay() -> Recommendation:
+        tape.rewind()
+        answer = run(replayer)
+        tape.finish()
+        return answer
+
+    return replay
+
+
+def search(
+    recommender: Recommender, *, name: str, histories: Histories, k: int, beams: Tensor | None
+) -> Recommendation:
+    """One search in our engine; `beams` are the oracle's."""
+    if name == BASELINE:
+        return recommender.recommend(histories, k, "none")
+    if name == PUBLISHED:
+        return recommender.search_as_published(histories, k)
+    if name == TRIE:
+        return replace(recommender, draft=None, plan=Plan([], {})).recommend(histories, k)
+    if name == OURS:
+        return recommender.recommend(histories, k)
+    assert beams is not None
+    return recommender.search_knowing(beams, histories, k)
+
+
+def _generate(name: str, target: Target, histories: Histories, k: int, clocks: Clocks | None) -> Run:
+    def run() -> Recommendation:
+        with ExitStack() as stack:
+            if clocks is not None:
+                stack.enter_context(clocked_forward(target.plain.target.model, clocks.target))
+            return target.plain.generate(histories, k, GENERATES[name])
+
+    return run
+
+
+def _clocked(recommender: Recommender, clocks: Clocks | None) -> Recommender:
+    if clocks is None:
+        return recommender
+    draft = recommender.draft and ClockedModel.of(recommender.draft, clocks.draft)
+    return replace(recommender, target=ClockedModel.of(recommender.target, clocks.target), draft=draft)
