@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from atspeed_core.decoding import reference
 from atspeed_core.decoding.beam_rules import BeamRule, BestScore, GumbelTopK
@@ -21,6 +21,7 @@ from atspeed_core.decoding.drafters import (
     AutoregressivePrefixes,
     OneShotPrefixes,
     PrefixModel,
+    PrefixScorer,
     propose,
     propose_level_one,
 )
@@ -34,7 +35,7 @@ from atspeed_core.errors import UserError
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.identifiers.trie import IntArray
 from atspeed_core.models.building import load_model, load_prompt_encoder
-from atspeed_core.models.one_shot import OneShotDraft, is_one_shot, load_one_shot, padded_items
+from atspeed_core.models.one_shot import is_one_shot, load_one_shot, padded_items
 from atspeed_core.models.prompts import PromptEncoder
 
 # One forward pass over a tree and a pass a level sum in different order; in float32 that moves scores by some 1e-6.
@@ -101,7 +102,7 @@ class Recommender:
     catalog: Catalog
     encoder: PromptEncoder
     target: CodeModel
-    draft: CodeModel | OneShotDraft | None
+    draft: CodeModel | PrefixScorer | None
     trie: DeviceTrie
     plan: Plan
     draft_beams: int
@@ -183,7 +184,7 @@ class Recommender:
         """Number of weights of the draft, 0 without one."""
         if isinstance(self.draft, CodeModel):
             return self.draft.model.num_parameters()
-        return sum(weight.numel() for weight in self.draft.parameters()) if self.draft is not None else 0
+        return sum(weight.numel() for weight in self.draft.parameters()) if isinstance(self.draft, nn.Module) else 0
 
     def encode(self, histories: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
         """Left-padded prompts: token ids [B, S] int64 and mask [B, S] int64, on the CPU."""
@@ -428,7 +429,7 @@ def _code_model(folder: str | Path, encoder: PromptEncoder, device: torch.device
 
 def _load_draft(
     folder: str | Path, encoder: PromptEncoder, device: torch.device, dtype: torch.dtype
-) -> CodeModel | OneShotDraft:
+) -> CodeModel | PrefixScorer:
     if is_one_shot(folder):
         return load_one_shot(folder, encoder.catalog, device=device)
     if load_prompt_encoder(folder, encoder.catalog, max_history=encoder.max_history).prefix != encoder.prefix:

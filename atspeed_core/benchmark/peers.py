@@ -7,9 +7,11 @@ from functools import partial
 
 from torch import Tensor
 
-from atspeed_core.benchmark.profiling import Clock, ClockedModel, clocked_forward
+from atspeed_core.benchmark.profiling import Clock, ClockedModel, ClockedScorer, clocked_forward
 from atspeed_core.benchmark.replay import Tape
 from atspeed_core.benchmark.targets import Target
+from atspeed_core.decoding.code_model import CodeModel
+from atspeed_core.decoding.drafters import PrefixScorer
 from atspeed_core.decoding.plan import Plan
 from atspeed_core.recommender import Constraint, Recommendation, Recommender
 
@@ -44,8 +46,8 @@ def obstacle(name: str, target: Target, k: int) -> str | None:
     recommender = target.trained
     if k > recommender.trie.depth_start[-1] - recommender.trie.first_leaf:
         return "K is larger than the catalogue"
-    if name == PUBLISHED and recommender.draft is None:
-        return "there is no draft"
+    if name == PUBLISHED and not recommender.offers("relaxed"):
+        return "there is no draft that is a language model"
     if name == PUBLISHED and k > recommender.draft_beams:
         return f"the published scheme drafts N = {recommender.draft_beams} beams a level, fewer than K"
     return None
@@ -105,5 +107,9 @@ def _generate(name: str, target: Target, histories: Histories, k: int, clocks: C
 def _clocked(recommender: Recommender, clocks: Clocks | None) -> Recommender:
     if clocks is None:
         return recommender
-    draft = recommender.draft and ClockedModel.of(recommender.draft, clocks.draft)
+    draft: CodeModel | PrefixScorer | None = recommender.draft
+    if isinstance(draft, CodeModel):
+        draft = ClockedModel.of(draft, clocks.draft)
+    elif draft is not None:
+        draft = ClockedScorer(draft, clocks.draft)
     return replace(recommender, target=ClockedModel.of(recommender.target, clocks.target), draft=draft)

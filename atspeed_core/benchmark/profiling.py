@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from atspeed_core.decoding.code_model import CodeModel, Session
+from atspeed_core.decoding.drafters import PrefixScorer
 from atspeed_core.evaluation.speed import synchronize
 
 MIB = 1 << 20
@@ -74,6 +75,24 @@ class _ClockedSession:
     def select(self, rows: Tensor) -> None:
         with self._clock.running():
             self._inner.select(rows)
+
+
+class ClockedScorer:
+    """A one-shot draft whose forward pass is timed. See `PrefixScorer`."""
+
+    def __init__(self, inner: PrefixScorer, clock: Clock) -> None:
+        """`inner`, timed."""
+        self.max_history = inner.max_history
+        self._inner, self._clock = inner, clock
+
+    def __call__(self, items: Tensor) -> Tensor:
+        """See `PrefixScorer`."""
+        with self._clock.running():
+            return self._inner(items)
+
+    def next_log_probs(self, scores: Tensor, children: Tensor, depth: int) -> Tensor:
+        """See `PrefixScorer`; part of the ranking, not timed."""
+        return self._inner.next_log_probs(scores, children, depth)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from atspeed_core.decoding.beam_rules import BeamRule
 from atspeed_core.decoding.device_trie import NO_NODE, DeviceTrie
 from atspeed_core.decoding.scored_tree import ScoredTree, left_aligned
 from atspeed_core.decoding.selection import stable_topk
-from atspeed_core.models.one_shot import OneShotDraft
 
 
 @dataclass(frozen=True)
@@ -66,20 +65,36 @@ class AutoregressivePrefixes:
         return self.tree.next_log_probs(nodes, depth)
 
 
+class PrefixScorer(Protocol):
+    """A draft that scores all prefixes at once; see `models.one_shot.OneShotDraft`, which is one."""
+
+    max_history: int
+
+    def __call__(self, items: Tensor) -> Tensor:
+        """Scores [B, units] after the histories `items` [B, H]."""
+        ...
+
+    def next_log_probs(self, scores: Tensor, children: Tensor, depth: int) -> Tensor:
+        """Log-probabilities [B, n, M] of `children` of nodes of one depth, given their parents."""
+        ...
+
+
 @dataclass(frozen=True)
 class OneShotPrefixes:
     """A one-shot draft: a single small forward has scored all prefixes.
 
     Attributes:
-        scores: [B, units] see `OneShotDraft.forward`.
+        draft: the draft.
+        trie: narrowed to what the requests may be recommended.
+        scores: [B, units] what the draft says after the histories.
     """
 
-    draft: OneShotDraft
+    draft: PrefixScorer
     trie: DeviceTrie
     scores: Tensor
 
     @classmethod
-    def after(cls, items: Tensor, draft: OneShotDraft, trie: DeviceTrie) -> "OneShotPrefixes":
+    def after(cls, items: Tensor, draft: PrefixScorer, trie: DeviceTrie) -> "OneShotPrefixes":
         """What `draft` says after the histories `items` [B, H], places in the catalog, -1 on the left."""
         return cls(draft, trie, draft(items[:, -draft.max_history :]))
 
