@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from atspeed_core.decoding.beam_rules import BestScore
 from atspeed_core.decoding.drafters import Quotas, rank
@@ -19,7 +20,8 @@ from atspeed_core.decoding.planner import (
     measure_errors,
     median_milliseconds,
 )
-from atspeed_core.decoding.search import beam_search
+from atspeed_core.decoding.scored_tree import ScoredTree
+from atspeed_core.decoding.search import ROUNDING, SearchResult, beam_search
 from atspeed_core.evaluation.device import device_facts
 from atspeed_core.evaluation.speed import synchronize
 from atspeed_core.progress import track
@@ -41,7 +43,6 @@ def make_plan(
     batches: Sequence[int],
     prompt_percentiles: Sequence[int],
     repetitions: int,
-    max_nodes: int | None = None,
     timed: Recommender | None = None,
     errors: Errors | None = None,
     longest_call: float = float("inf"),
@@ -55,7 +56,6 @@ def make_plan(
         batches: requests in one call.
         prompt_percentiles: of the histories' prompt lengths; each is planned for with the histories nearest to it.
         repetitions: timed calls a point of the cost curve.
-        max_nodes: see `planner.cheapest`.
         timed: whose target's calls are timed, if not the recommender's own.
         errors: of the draft at each K, if known already (see `errors_by_k`).
         longest_call: seconds; see `measure_costs`.
@@ -84,7 +84,6 @@ def make_plan(
                 subtree=subtree,
                 most=ranked_most(recommender, k),
                 repair_nodes=default_choice(k, recommender.trie.num_levels, has_draft=True).repair_nodes,
-                max_nodes=max_nodes,
             )
             planned.append(Planned(prompt_tokens=tokens, k=k, batch=batch, choice=choice, predicted=predicted))
     return Plan(planned, {**plan_facts(timed, len(histories)), "cost_curves": curves})
@@ -130,14 +129,28 @@ def draft_errors(recommender: Recommender, histories: Histories, k: int, subtree
     parts = []
     for start in range(0, len(histories), ERROR_BATCH):
         request = recommender.prepare(histories[start : start + ERROR_BATCH], k)
-        beams = beam_search(request.tree(recommender.target), k).beams
+        tree = request.tree(recommender.target)
+        found = beam_search(tree, k)
         levels = rank(recommender.prefixes(request), quotas, BestScore(), k, len(request.ids))
-        parts.append(measure_errors(beams, levels, subtree, k))
+        parts.append(measure_errors(found.beams, needed_beams(found, tree), levels, subtree))
     return DraftErrors(
         np.concatenate([part.gaps for part in parts]),
         [_stacked([part.levels[i] for part in parts]) for i in range(len(most))],
         subtree,
     )
+
+
+def needed_beams(found: SearchResult, tree: ScoredTree) -> Tensor:
+    """[B, L - 1, K] bool: beams without which the next level could not be decided (see `search.verify`).
+
+    Args:
+        found: a search without speculation.
+        tree: where it happened.
+    """
+    nodes = found.beams.flatten(1)
+    scores = tree.path_scores(nodes).masked_fill(nodes < 0, -torch.inf).view(found.beams.shape)
+    after = torch.cat([scores[:, 1:], found.scores.unsqueeze(1)], dim=1)
+    return (found.beams >= 0) & (scores >= after.amin(2, keepdim=True) - ROUNDING)
 
 
 @torch.inference_mode()

@@ -11,23 +11,28 @@ from atspeed_core.decoding.device_trie import NO_NODE, DeviceTrie
 from atspeed_core.decoding.scored_tree import ScoredTree, left_aligned
 from atspeed_core.decoding.selection import stable_topk
 
+NO_LIMIT = 1e6  # log-probability: as good as infinite, and finite
+
 
 @dataclass(frozen=True)
 class Quotas:
     """How many nodes a drafter proposes for lists of K items.
 
     Nodes of a level are taken best first, as many as `most` says, but none whose key lies more than `within` below the
-    draft's own K-th best: where the draft is sure of itself, few. Levels that are not named get no node.
+    draft's own K-th best: where the draft is sure of itself, few. Levels that are not named get no node. Of what is
+    left over `total` nodes, those nearest to their level's limit go.
 
     Attributes:
         most: nodes of level 1, 2, ...
         within: log-probability, for the same levels; inf: no such limit.
         ranked_levels: levels that the draft ranks. Deeper ones get the subtrees of the nodes above, best first.
+        total: nodes of all ranked levels; None: no such limit.
     """
 
     most: tuple[int, ...]
     within: tuple[float, ...]
     ranked_levels: int
+    total: int | None = None
 
     @classmethod
     def uniform(cls, nodes: int, levels: int) -> "Quotas":
@@ -110,11 +115,13 @@ class Level:
 
     Attributes:
         nodes: [B, n] int64, best first; NO_NODE fills up.
-        keys: [B, n] float32 what they are ranked by; -inf for NO_NODE.
+        below: [B, n] float32 how far each key stands below the level's K-th best, negative above it; inf for NO_NODE.
+        parents: [B, n] int64 place of each one's parent in the level before.
     """
 
     nodes: Tensor
-    keys: Tensor
+    below: Tensor
+    parents: Tensor
 
 
 def rank(model: PrefixModel, quotas: Quotas, rule: BeamRule, k: int, batch: int) -> list[Level]:
@@ -134,25 +141,49 @@ def rank(model: PrefixModel, quotas: Quotas, rule: BeamRule, k: int, batch: int)
         children, step = model.next_log_probs(nodes, depth)
         made = rule.extend(keys, scores, children, step)
         keys, chosen = stable_topk(made.keys.flatten(1), min(quotas.most[depth], children[0].numel()))
-        kth = min(k, keys.shape[1])
-        kept = (keys >= keys[:, kth - 1 : kth] - quotas.within[depth]) & (keys > -torch.inf)
+        below = _kth_best(keys, k) - keys
+        kept = (below <= quotas.within[depth]) & (keys > -torch.inf)
         width = int(kept.sum(1).max())  # the best come first, so what is kept stands at the left
         nodes = children.flatten(1).gather(1, chosen).masked_fill(~kept, NO_NODE)[:, :width]
+        below = below.masked_fill(~kept, torch.inf)[:, :width]
         keys = keys.masked_fill(~kept, -torch.inf)[:, :width]
         scores = made.scores.flatten(1).gather(1, chosen)[:, :width]
-        levels.append(Level(nodes, keys))
+        levels.append(Level(nodes, below, (chosen // children.shape[-1])[:, :width]))
     return levels
+
+
+def _kth_best(keys: Tensor, k: int) -> Tensor:
+    """[B, 1] the K-th best of sorted `keys` [B, n], the worst where there are fewer."""
+    last = (keys > -torch.inf).sum(1, keepdim=True).clamp(min=1, max=k) - 1
+    return keys.gather(1, last)
+
+
+def capped(levels: list[Level], quotas: Quotas) -> Tensor:
+    """[B, W] nodes of `levels`, of each request at most `quotas.total`, parents first; NO_NODE fills up."""
+    nodes = torch.cat([level.nodes for level in levels], dim=1)
+    if quotas.total is None or nodes.shape[1] <= quotas.total:
+        return nodes
+    beyond: list[Tensor] = []  # a node's limit; no child is nearer to it than its parent
+    for depth, level in enumerate(levels):
+        own = level.below - min(quotas.within[depth], NO_LIMIT)
+        beyond.append(torch.maximum(own, beyond[-1].gather(1, level.parents)) if beyond else own)
+    together = torch.cat(beyond, dim=1)
+    order = together.argsort(dim=1, stable=True)[:, : quotas.total]
+    order = order.sort(dim=1).values
+    chosen = nodes.gather(1, order)
+    return left_aligned(chosen, chosen >= 0)
 
 
 def propose(model: PrefixModel, quotas: Quotas, rule: BeamRule, k: int, batch: int) -> Tensor:
     """[B, W] nodes to score in the first call, each behind its parent; NO_NODE fills up. Arguments as for `rank`."""
-    levels = [level.nodes for level in rank(model, quotas, rule, k, batch)]
+    levels = rank(model, quotas, rule, k, batch)
     if not levels:
         return torch.zeros(batch, 0, dtype=torch.long, device=model.trie.device)
+    nodes = capped(levels, quotas)
     if limit := sum(quotas.most[quotas.ranked_levels :]):
-        below = model.trie.descendants(levels[-1], limit, len(levels))
-        levels.append(left_aligned(below, below >= 0))
-    return torch.cat(levels, dim=1)
+        below = model.trie.descendants(levels[-1].nodes, limit, len(levels))
+        nodes = torch.cat([nodes, left_aligned(below, below >= 0)], dim=1)
+    return nodes
 
 
 def propose_level_one(trie: DeviceTrie, batch: int, most: int) -> Tensor:

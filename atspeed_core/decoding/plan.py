@@ -21,6 +21,7 @@ class Choice(BaseModel):
         most: nodes of each level, see `drafters.Quotas`.
         within: log-probability below the draft's K-th best, for the same levels; null: no such limit.
         ranked_levels: see `drafters.Quotas`.
+        total: nodes of all ranked levels together; null: no such limit.
         repair_nodes: see `search.search`.
     """
 
@@ -30,6 +31,7 @@ class Choice(BaseModel):
     most: list[Count] = []
     within: list[float | None] = []
     ranked_levels: Count = 0
+    total: Count | None = None
     repair_nodes: Count = 0
 
     @property
@@ -37,7 +39,7 @@ class Choice(BaseModel):
         """`most`, `within` and `ranked_levels` as the drafter wants them."""
         limits = [float("inf") if limit is None else limit for limit in self.within]
         limits += [float("inf")] * (len(self.most) - len(limits))
-        return Quotas(tuple(self.most), tuple(limits), self.ranked_levels)
+        return Quotas(tuple(self.most), tuple(limits), self.ranked_levels, self.total)
 
 
 class Planned(BaseModel):

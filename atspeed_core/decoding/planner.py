@@ -19,7 +19,18 @@ from atspeed_core.decoding.drafters import Level
 from atspeed_core.decoding.plan import Choice
 
 FloatArray = NDArray[np.float64]
-SHARES = (0.25, 0.4, 0.55, 0.7, 0.8, 0.88, 0.94, 0.98, 1.0)  # of users that a limit covers: the candidates tried
+SHARES = (0.3, 0.55, 0.75, 0.88, 0.95, 1.0)  # of users that a limit covers: the candidates tried
+TOTALS = (0.5, 0.8, 0.95)  # of users whose nodes a limit to all nodes of a request leaves alone
+OFFSETS = (
+    -2.0,
+    -1.0,
+    -0.5,
+    0.0,
+    0.5,
+    1.0,
+    2.0,
+)  # of a level's limit from level 2's, where a request has its nodes given
+AMPLE = 1000.0  # log-probability below the K-th best that no ranked node exceeds
 GROUPS = 64  # random batches whose widest request is looked at
 GAIN = 0.97  # speculation must promise at least this much: below that the difference is noise
 
@@ -60,7 +71,8 @@ class DraftErrors:
     """How a draft ranks what the target chooses, for U users and L - 1 levels.
 
     Attributes:
-        gaps: [U, levels, K] how far each of the target's beams stands below the draft's K-th best; inf: not ranked.
+        gaps: [U, levels, K] how far each of the target's beams stands below the draft's K-th best; inf: not ranked,
+            -inf: not needed for the list.
         levels: for each level, [U, n] how far each ranked node stands below the K-th best, ascending; inf fills up.
         subtree: mean number of inner nodes below a node of each level.
     """
@@ -85,17 +97,14 @@ class Forecast:
     nodes: float
 
 
-def measure_errors(beams: Tensor, levels: Sequence[Level], subtree: FloatArray, k: int) -> DraftErrors:
-    """Compare the target's `beams` [U, L - 1, K] (NO_NODE allowed) with the draft's ranked `levels`."""
-    gaps, ranked = [], []
+def measure_errors(beams: Tensor, needed: Tensor, levels: Sequence[Level], subtree: FloatArray) -> DraftErrors:
+    """Compare the target's `beams` [U, L - 1, K], of which some are `needed` [U, L - 1, K] bool, with `levels`."""
+    gaps = []
     for depth, level in enumerate(levels):
-        kth = min(k, level.keys.shape[1])
-        below = level.keys[:, kth - 1 : kth].masked_fill(level.keys[:, kth - 1 : kth] == -torch.inf, 0.0) - level.keys
         same = beams[:, depth, :, None] == level.nodes[:, None, :]
-        gap = torch.where(same, below.unsqueeze(1), torch.inf).amin(-1)
-        gaps.append(gap.masked_fill(beams[:, depth] < 0, -torch.inf).double().cpu().numpy())
-        ranked.append(below.double().cpu().numpy())
-    return DraftErrors(np.stack(gaps, axis=1), ranked, subtree)
+        gap = torch.where(same, level.below.unsqueeze(1), torch.inf).amin(-1)
+        gaps.append(gap.masked_fill(~needed[:, depth], -torch.inf).double().cpu().numpy())
+    return DraftErrors(np.stack(gaps, axis=1), [level.below.double().cpu().numpy() for level in levels], subtree)
 
 
 def candidates(errors: DraftErrors) -> list[tuple[float, ...]]:
@@ -109,11 +118,43 @@ def candidates(errors: DraftErrors) -> list[tuple[float, ...]]:
     return list(product(*by_level))
 
 
-def forecast(limits: tuple[float, ...], errors: DraftErrors, costs: CallCosts, *, repair_nodes: int) -> Forecast:
-    """Expected need of drafting all nodes within `limits` of the draft's K-th best."""
+def limits_to_try(errors: DraftErrors, batch: int) -> list[tuple[tuple[float, ...], int | None]]:
+    """Candidates for `cheapest`; in batches, where the widest request sets the cost, with totals as well."""
+    found: list[tuple[tuple[float, ...], int | None]] = []
+    for limits in candidates(errors):
+        found.append((limits, None))
+        if batch > 1:
+            totals = np.quantile(drafted_nodes(limits, errors), TOTALS)
+            found += [(limits, total) for total in sorted({max(1, int(total)) for total in totals})]
+    return found
+
+
+def drafted_nodes(limits: tuple[float, ...], errors: DraftErrors) -> FloatArray:
+    """[U] nodes within `limits` of the draft's K-th best."""
+    pairs = zip(errors.levels, limits, strict=True)
+    return np.asarray(sum((ranked <= limit).sum(axis=1) for ranked, limit in pairs), dtype=float)
+
+
+def tightened(limits: tuple[float, ...], errors: DraftErrors, total: int | None) -> FloatArray:
+    """[U, levels] each user's limits, so that no more than `total` nodes are drafted (see `drafters.Quotas`)."""
+    users = len(errors.gaps)
+    if total is None:
+        return np.tile(limits, (users, 1))
+    pairs = zip(errors.levels, limits, strict=True)
+    beyond = np.concatenate([ranked - limit for ranked, limit in pairs], axis=1)
+    if beyond.shape[1] <= total:
+        return np.tile(limits, (users, 1))
+    last = np.partition(beyond, total - 1, axis=1)[:, total - 1]
+    return np.array(limits) + np.minimum(0.0, last)[:, None]
+
+
+def forecast(
+    limits: tuple[float, ...], errors: DraftErrors, costs: CallCosts, *, repair_nodes: int, total: int | None = None
+) -> Forecast:
+    """Expected need of drafting all nodes within `limits` of the draft's K-th best, no more than `total`."""
     rng = np.random.default_rng(0)
-    drafted = sum((ranked <= limit).sum(axis=1) for ranked, limit in zip(errors.levels, limits, strict=True))
-    missing = errors.gaps > np.array(limits)[None, :, None]  # [U, levels, K]
+    drafted = np.minimum(drafted_nodes(limits, errors), np.inf if total is None else total)
+    missing = errors.gaps > tightened(limits, errors, total)[:, :, None]  # [U, levels, K]
     missed = np.asarray(missing.any(axis=(1, 2)))
     repaired = (missing.sum(axis=2) + np.minimum(missing.sum(axis=2) * errors.subtree, repair_nodes)).sum(axis=1)
     users = len(missed)
@@ -124,6 +165,31 @@ def forecast(limits: tuple[float, ...], errors: DraftErrors, costs: CallCosts, *
     later = np.where(late > 0, costs.later_call(width, np.maximum(1, late)), 0.0)
     nodes = drafted + np.where(missed, repaired, 0)
     return Forecast(costs.draft + float(np.mean(first + later)), 1 + float(missed.mean()), float(np.mean(nodes)))
+
+
+def fewest_calls(errors: DraftErrors, total: int, *, most: Sequence[int], repair_nodes: int) -> tuple[Choice, float]:
+    """The choice with the fewest expected calls where every request drafts `total` nodes, and these calls.
+
+    What differs between the candidates is how the nodes spread over the levels.
+    """
+    number = errors.gaps.shape[1]
+    anchor = min(1, number - 1)
+    offsets = [OFFSETS if level != anchor else (0.0,) for level in range(number)]
+
+    def calls(limits: tuple[float, ...]) -> float:
+        return 1 + float((errors.gaps > tightened(limits, errors, total)[:, :, None]).any(axis=(1, 2)).mean())
+
+    spread = [tuple(AMPLE + offset for offset in chosen) for chosen in product(*offsets)]
+    best = min(spread, key=calls)
+    choice = Choice(
+        speculation="draft",
+        most=list(most),
+        within=list(best),
+        ranked_levels=len(most),
+        total=total,
+        repair_nodes=repair_nodes,
+    )
+    return choice, calls(best)
 
 
 def without_speculation(levels: int, k: int, costs: CallCosts) -> Forecast:
@@ -149,7 +215,6 @@ def cheapest(
     subtree: FloatArray,
     most: Sequence[int],
     repair_nodes: int,
-    max_nodes: int | None = None,
 ) -> tuple[Choice, dict[str, float]]:
     """The choice of least expected time, and the forecasts that it rests on.
 
@@ -162,27 +227,26 @@ def cheapest(
         subtree: see `DraftErrors`.
         most: nodes that the draft ranks at each level at most.
         repair_nodes: see `search.search`.
-        max_nodes: mean nodes a request that a choice may need; None: as many as pay.
     """
     plain, trie = without_speculation(levels, k, costs), trie_alone(codes, k, costs, subtree)
     options: list[tuple[Forecast, Choice]] = [
         (plain, Choice(speculation="none")),
         (trie, Choice(speculation="trie", most=[codes], repair_nodes=repair_nodes)),
     ]
-    if errors is not None:
-        for limits in candidates(errors):
-            made = forecast(limits, errors, costs, repair_nodes=repair_nodes)
-            choice = Choice(
-                speculation="draft",
-                most=list(most),
-                within=list(limits),
-                ranked_levels=len(most),
-                repair_nodes=repair_nodes,
-            )
-            options.append((made, choice))
-    allowed = [option for option in options if max_nodes is None or option[0].nodes <= max_nodes] or options[:1]
-    best, choice = min(allowed, key=lambda option: option[0].milliseconds)
-    if best.milliseconds > GAIN * plain.milliseconds and max_nodes is None:
+    for limits, total in [] if errors is None else limits_to_try(errors, costs.batch):
+        assert errors is not None
+        made = forecast(limits, errors, costs, repair_nodes=repair_nodes, total=total)
+        choice = Choice(
+            speculation="draft",
+            most=list(most),
+            within=list(limits),
+            ranked_levels=len(most),
+            total=total,
+            repair_nodes=repair_nodes,
+        )
+        options.append((made, choice))
+    best, choice = min(options, key=lambda option: option[0].milliseconds)
+    if best.milliseconds > GAIN * plain.milliseconds:
         best, choice = options[0]
     drafted = [made for made, option in options if option.speculation == "draft"]
     figures = {

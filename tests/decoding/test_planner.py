@@ -8,7 +8,15 @@ import torch
 
 from atspeed_core.decoding.drafters import Level
 from atspeed_core.decoding.plan import Choice, Plan, Planned
-from atspeed_core.decoding.planner import CallCosts, DraftErrors, cheapest, forecast, measure_errors
+from atspeed_core.decoding.planner import (
+    CallCosts,
+    DraftErrors,
+    cheapest,
+    fewest_calls,
+    forecast,
+    measure_errors,
+    tightened,
+)
 from atspeed_core.errors import UserError
 
 GRID = np.array([0.0, 100.0, 400.0])
@@ -70,12 +78,37 @@ def test_a_batch_waits_for_its_widest_request() -> None:
 
 
 def test_gaps_are_measured_from_the_drafts_kth_best() -> None:
-    keys = torch.tensor([[-1.0, -2.0, -4.0, -torch.inf], [-1.0, -1.5, -3.0, -9.0]])
-    level = Level(torch.tensor([[3, 1, 2, -1], [1, 2, 3, 4]]), keys)
+    nodes = torch.tensor([[3, 1, 2, -1], [1, 2, 3, 4]])
+    below = torch.tensor([[-1.0, 0.0, 2.0, torch.inf], [-0.5, 0.0, 1.5, 7.5]])
+    level = Level(nodes, below, torch.zeros_like(nodes))
     beams = torch.tensor([[[2, 3]], [[5, -1]]])
-    found = measure_errors(beams, [level], np.zeros(1), 2)
+    found = measure_errors(beams, beams >= 0, [level], np.zeros(1))
     assert found.gaps.tolist() == [[[2.0, -1.0]], [[np.inf, -np.inf]]]
     assert found.levels[0].tolist() == [[-1.0, 0.0, 2.0, np.inf], [-0.5, 0.0, 1.5, 7.5]]
+
+
+def test_limits_are_tightened_until_no_request_drafts_more_than_the_total() -> None:
+    made = errors()
+    wide = (4.0, 4.0, 4.0)
+    assert tightened(wide, made, None).tolist() == tightened(wide, made, 1000).tolist()
+    for user, limits in enumerate(tightened(wide, made, 90)):
+        drafted = sum(
+            int((level[user] <= limit + 1e-9).sum()) for level, limit in zip(made.levels, limits, strict=True)
+        )
+        assert 88 <= drafted <= 92  # ties stand between
+    capped = forecast(wide, made, costs(0.1, 10.0), repair_nodes=0, total=90)
+    assert capped.calls > forecast(wide, made, costs(0.1, 10.0), repair_nodes=0).calls
+
+
+def test_nodes_go_to_the_level_that_needs_them() -> None:
+    """The draft is right at level 1 and 3 within 0.8 and off by up to 4.0 at level 2."""
+    few, calls = fewest_calls(errors(), 90, most=(400, 400, 400), repair_nodes=9)
+    assert few.total == 90
+    assert few.within[1] is not None
+    assert few.within[0] is not None
+    assert few.within[1] > few.within[0]
+    _, more = fewest_calls(errors(), 120, most=(400, 400, 400), repair_nodes=9)
+    assert 1 <= more < calls
 
 
 def test_a_plan_is_read_as_it_was_written_and_the_nearest_kind_is_taken(tmp_path: Path) -> None:

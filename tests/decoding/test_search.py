@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from atspeed_core.decoding.beam_rules import GumbelTopK
-from atspeed_core.decoding.drafters import propose_level_one
+from atspeed_core.decoding.beam_rules import BestScore, GumbelTopK
+from atspeed_core.decoding.drafters import AutoregressivePrefixes, Quotas, propose, propose_level_one
 from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.decoding.search import beam_search, search
 from atspeed_core.identifiers.catalog import Catalog
@@ -201,3 +201,22 @@ def test_requests_of_a_batch_finish_at_their_own_pace(codes):
     assert found.accepted_steps.tolist() == [2, 1, 0]
     assert found.target_calls.tolist() == [1, 2, 3]
     assert found.leaves.tolist() == plain.leaves.tolist()
+
+
+@pytest.mark.parametrize("total", [1, 5, 17, 60, 1000])
+def test_a_total_keeps_the_nodes_nearest_above_their_limits_and_their_parents(total: int) -> None:
+    catalog = make_catalog([(a, b, c, d) for a in range(4) for b in range(3) for c in range(2) for d in range(2)])
+    model = AutoregressivePrefixes(make_tree(catalog, [["1", "2"], ["9"]], seed=4))
+    free = Quotas((4, 12, 24), (2.0, 5.0, 5.0), 3)
+    every = propose(model, free, BestScore(), 3, 2)
+    model = AutoregressivePrefixes(make_tree(catalog, [["1", "2"], ["9"]], seed=4))
+    kept = propose(model, replace(free, total=total), BestScore(), 3, 2)
+    trie = model.trie
+    for row, whole in zip(kept, every, strict=True):
+        nodes, all_nodes = set(row[row >= 0].tolist()), set(whole[whole >= 0].tolist())
+        assert len(nodes) == min(total, len(all_nodes))
+        assert nodes <= all_nodes
+        seen = {0}
+        for node in row[row >= 0].tolist():
+            assert int(trie.parents(torch.tensor(node))) in seen
+            seen.add(node)
