@@ -29,6 +29,7 @@ from atspeed_core.recommender import Recommender, Request
 
 MOST_RANKED = 400  # nodes of a level that a draft may propose
 NODE_GRID = (0, 1, 16, 48, 96, 192, 384)  # a later call of 0 nodes costs nothing, one of 1 most of what 16 cost
+LEAST_POINTS = 3  # of a cost curve: its end is extrapolated from the last two
 ERROR_BATCH = 32
 
 Histories = Sequence[Sequence[str]]
@@ -159,7 +160,7 @@ def measure_costs(
 ) -> dict[str, FloatArray]:
     """Median milliseconds of first and later calls at `NODE_GRID` nodes, as `CallCosts` wants them.
 
-    Beyond the first number of nodes (two at least) at which a first call takes `longest_call` seconds none is timed.
+    Beyond the first number of nodes (three at least) at which a first call takes `longest_call` seconds none is timed.
     """
     request, clock = recommender.prepare(histories, 1), _clock(recommender.device)
     single = request.select(torch.zeros(1, dtype=torch.long, device=recommender.device))
@@ -181,7 +182,7 @@ def measure_costs(
         times: list[float] = []
         for nodes in grid:
             times.append(median_milliseconds(partial(prepare, nodes), clock, repetitions))
-            if len(times) > 1 and times[-1] > 1000 * longest_call:
+            if len(times) >= LEAST_POINTS and times[-1] > 1000 * longest_call:
                 break
         return np.array(times)
 

@@ -95,10 +95,10 @@ def shape_model(
 ) -> tuple[PreTrainedModel, str]:
     """A model of a shape in eval mode, `num_codes` tokens added to its vocabulary, and what its weights are."""
     if name == SMOLLM2 and (file := smollm2_file()) is not None:
-        options: Any = {"gguf_file": file.name, "dtype": torch.float32}
+        options: Any = {"gguf_file": file.name, "dtype": dtype}
         model = AutoModelForCausalLM.from_pretrained(file.parent, **options)
         model.resize_token_embeddings(model.config.vocab_size + num_codes, mean_resizing=True)
-        nn.Module.to(model, device, dtype).eval()
+        nn.Module.to(model, device).eval()
         return model, f"pretrained, {file.name} of the package {SMOLLM2_PACKAGE} {version(SMOLLM2_PACKAGE)}"
     missing = f"; the packages {SMOLLM2_PACKAGE} and {GGUF_PACKAGE} are not both installed" if name == SMOLLM2 else ""
     return random_model(shape_config(name, num_codes), device, dtype, seed), f"random{missing}"
