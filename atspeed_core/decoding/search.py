@@ -6,7 +6,7 @@ repair holds the whole subtrees of what is missing so that the next call ends th
 no longer reach the list is not scored at all.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -51,20 +51,34 @@ class SearchResult:
 
 
 @dataclass(frozen=True)
-class Verified:
-    """What the scored nodes decide.
+class Frontier:
+    """The beams of one depth.
 
     Attributes:
-        beams: [B, L, K] int64 best nodes of depth 1 .. L among the extensions of scored beams.
-        scores: [B, K] float32 log-probabilities of the last level's.
-        missing: [B, L, K] bool which beams of depth 0 .. L - 1 have to be scored before the level after is decided.
-        margin: [B] float32 as in `SearchResult`.
+        nodes: [B, K] int64; NO_NODE fills up.
+        keys: [B, K] float32 what they are ranked by, sorted.
+        scores: [B, K] float32 log-probabilities.
+        margin: [B] float32 smallest gap that decided which beams stayed, so far.
+        missing: [B, K] bool which of them have to be scored before the depth after is decided.
     """
 
-    beams: Tensor
+    nodes: Tensor
+    keys: Tensor
     scores: Tensor
-    missing: Tensor
     margin: Tensor
+    missing: Tensor
+
+    @classmethod
+    def root(cls, batch: int, k: int, device: torch.device) -> "Frontier":
+        """The root alone, not scored."""
+        nodes = torch.full((batch, k), NO_NODE, device=device)
+        keys = torch.full((batch, k), -torch.inf, device=device)
+        nodes[:, 0], keys[:, 0] = 0, 0.0
+        return cls(nodes, keys, keys, keys.new_full((batch,), torch.inf), nodes == 0)
+
+    def select(self, rows: Tensor) -> "Frontier":
+        """Only the requests `rows`."""
+        return Frontier(self.nodes[rows], self.keys[rows], self.scores[rows], self.margin[rows], self.missing[rows])
 
 
 @torch.inference_mode()
@@ -85,23 +99,25 @@ def search(
     batch, levels = len(target.nodes), target.trie.num_levels
     result = SearchResult.empty(batch, levels, k, target.nodes.device)
     rows = torch.arange(batch, device=target.nodes.device)
-    new = proposal
+    path, new = [Frontier.root(batch, k, target.nodes.device)], proposal
     while True:
         target.score_new(new)
         result.target_calls[rows] += 1
         result.target_nodes[rows] += (new >= 0).sum(1)
-        found = verify(target, rule, k)
-        done = ~found.missing.flatten(1).any(1)
-        _record(result, found, rows, done)
-        if done.all():
+        path = verify(target, rule, path)
+        late = torch.stack([frontier.missing.any(1) for frontier in path]).any(0)
+        if len(path) > levels:
+            _record(result, path, rows, ~late)
+        num_late = int(late.sum())
+        if not num_late:
             result.accepted_steps.copy_(levels - result.target_calls)
             return result
-        if done.any():
-            left = (~done).nonzero().squeeze(1)
+        if num_late < len(rows):
+            left = late.nonzero().squeeze(1)
             rows, rule = rows[left], rule.select(left)
             target.select(left)
-            found = Verified(found.beams[left], found.scores[left], found.missing[left], found.margin[left])
-        new = repair(target.trie, found, repair_nodes)
+            path = [frontier.select(left) for frontier in path]
+        new = repair(target.trie, path, repair_nodes)
 
 
 def beam_search(target: ScoredTree, k: int) -> SearchResult:
@@ -109,49 +125,57 @@ def beam_search(target: ScoredTree, k: int) -> SearchResult:
     return search(target, target.nodes[:, :0], k)
 
 
-def verify(target: ScoredTree, rule: BeamRule, k: int) -> Verified:
-    """Search the scored nodes from the root on, as far as they reach.
+def verify(target: ScoredTree, rule: BeamRule, path: list[Frontier]) -> list[Frontier]:
+    """Search the scored nodes as far as they reach, from the first depth of `path` that was not decided.
 
-    Where a beam is not scored, the level after it is searched among the other beams' extensions: what comes out there
+    Where a beam is not scored, the depth after it is searched among the other beams' extensions: what comes out there
     is only a guess at what to score next. But if the beam's own key is below the k-th best of these extensions, its
     extensions are too (keys never rise), and it is not missing.
+
+    Returns:
+        The beams of depth 0, 1, ...: up to the first of which no request has any scored, or up to depth L.
     """
-    batch, levels, device = len(target.nodes), target.trie.num_levels, target.nodes.device
-    nodes = torch.full((batch, k), NO_NODE, device=device)
-    keys = torch.full((batch, k), -torch.inf, device=device)
-    nodes[:, 0], keys[:, 0] = 0, 0.0
-    scores, margin = keys, torch.full((batch,), torch.inf, device=device)
-    beams, missing = [], []
-    for depth in range(levels):
-        slots, scored = target.find(nodes)
-        children, step = target.children_log_probs(nodes, slots, depth)
-        made = rule.extend(keys, scores, children, step.masked_fill(~scored.unsqueeze(-1), -torch.inf))
+    levels, k = target.trie.num_levels, path[0].nodes.shape[1]
+    decided = next(depth for depth, frontier in enumerate(path) if depth == len(path) - 1 or frontier.missing.any())
+    path = path[: decided + 1]
+    for depth in range(decided, levels):
+        at = path[depth]
+        slots, scored = target.find(at.nodes)
+        if not (scored & (at.nodes >= 0)).any():
+            path[depth] = replace(at, missing=~scored)
+            return path
+        children, step = target.children_log_probs(at.nodes, slots, depth)
+        made = rule.extend(at.keys, at.scores, children, step.masked_fill(~scored.unsqueeze(-1), -torch.inf))
         best, chosen = stable_topk(_padded(made.keys.flatten(1), k + 1, -torch.inf), k + 1)
-        worst, bound = best[:, k - 1], keys.masked_fill(scored, -torch.inf)
-        missing.append(~scored & (bound >= worst.unsqueeze(1) - ROUNDING))
-        margin = torch.minimum(margin, _gap(worst, torch.maximum(best[:, k], bound.amax(1))))
+        worst, bound = best[:, k - 1], at.keys.masked_fill(scored, -torch.inf)
+        path[depth] = replace(at, missing=~scored & (bound >= worst.unsqueeze(1) - ROUNDING))
         keys, chosen = best[:, :k], chosen[:, :k]
         nodes = _padded(children.flatten(1), k, NO_NODE).gather(1, chosen).masked_fill(keys == -torch.inf, NO_NODE)
         scores = _padded(made.scores.flatten(1), k, -torch.inf).gather(1, chosen)
-        beams.append(nodes)
-    margin = torch.minimum(margin, _gap(keys[:, :-1], keys[:, 1:]).amin(1)) if k > 1 else margin
-    return Verified(torch.stack(beams, 1), scores, torch.stack(missing, 1), margin)
+        margin = torch.minimum(at.margin, _gap(worst, torch.maximum(best[:, k], bound.amax(1))))
+        path.append(Frontier(nodes, keys, scores, margin, torch.zeros_like(at.missing)))
+    return path
 
 
-def repair(trie: DeviceTrie, found: Verified, limit: int) -> Tensor:
+def repair(trie: DeviceTrie, path: list[Frontier], limit: int) -> Tensor:
     """[B, W] the missing beams and up to `limit` nodes of their subtrees."""
-    inner = found.beams[:, :-1]  # the root, at depth 0, is never missing
-    missing = left_aligned(inner.flatten(1), found.missing[:, 1:].flatten(1))
+    inner = path[1:]  # the root is never missing once it is scored
+    nodes = torch.cat([frontier.nodes for frontier in inner], dim=1)
+    missing = left_aligned(nodes, torch.cat([frontier.missing for frontier in inner], dim=1))
     if not limit:
         return missing
     below = trie.descendants(missing, limit, 1)
     return torch.cat([missing, left_aligned(below, below >= 0)], dim=1)
 
 
-def _record(result: SearchResult, found: Verified, rows: Tensor, done: Tensor) -> None:
-    ready = rows[done]
-    result.leaves[ready], result.scores[ready] = found.beams[done, -1], found.scores[done]
-    result.beams[ready], result.margin[ready] = found.beams[done, :-1], found.margin[done]
+def _record(result: SearchResult, path: list[Frontier], rows: Tensor, done: Tensor) -> None:
+    ready, last = rows[done], path[-1]
+    final = _gap(last.keys[:, :-1], last.keys[:, 1:])
+    final = torch.nn.functional.pad(final, (0, 1), value=torch.inf).amin(1)
+    result.leaves[ready], result.scores[ready] = last.nodes[done], last.scores[done]
+    result.margin[ready] = torch.minimum(last.margin, final)[done]
+    for depth, frontier in enumerate(path[1:-1]):
+        result.beams[ready, depth] = frontier.nodes[done]
 
 
 def _gap(better: Tensor, worse: Tensor) -> Tensor:
