@@ -11,19 +11,20 @@ from torch import Tensor
 
 from atspeed_core.decoding.beam_rules import BestScore
 from atspeed_core.decoding.drafters import Quotas, rank
-from atspeed_core.decoding.plan import Plan, Planned, default_choice
+from atspeed_core.decoding.plan import Choice, Plan, Planned, Trial, default_choice
 from atspeed_core.decoding.planner import (
     CallCosts,
     DraftErrors,
     FloatArray,
-    cheapest,
+    Forecast,
     measure_errors,
     median_milliseconds,
+    shortlist,
 )
 from atspeed_core.decoding.scored_tree import ScoredTree
-from atspeed_core.decoding.search import ROUNDING, SearchResult, beam_search
+from atspeed_core.decoding.search import ROUNDING, Frontier, SearchResult, beam_search, verify
 from atspeed_core.evaluation.device import device_facts
-from atspeed_core.evaluation.speed import synchronize
+from atspeed_core.evaluation.speed import synchronize, time_interleaved
 from atspeed_core.progress import track
 from atspeed_core.recommender import Recommender, Request
 
@@ -31,6 +32,9 @@ MOST_RANKED = 400  # nodes of a level that a draft may propose
 NODE_GRID = (0, 1, 16, 48, 96, 192, 384)  # a later call of 0 nodes costs nothing, one of 1 most of what 16 cost
 LEAST_POINTS = 3  # of a cost curve: its end is extrapolated from the last two
 ERROR_BATCH = 32
+USUAL_K = 10  # beams of the verification that is timed with a call
+TRIALS = 8  # batches of requests on which the shortlisted choices are tried
+GAIN = 0.97  # speculation must gain at least this much: below that the difference is noise
 
 Histories = Sequence[Sequence[str]]
 Errors = Mapping[int, DraftErrors | None]
@@ -69,14 +73,14 @@ def make_plan(
     planned, curves = [], []
     kinds = [(p, b) for p in sorted({int(np.percentile(lengths, p)) for p in prompt_percentiles}) for b in batches]
     for length, batch in track(kinds, "costs by prompt length and batch size"):
-        chosen = [histories[i] for i in np.argsort(np.abs(lengths - length), kind="stable")[:batch]]
-        chosen = (list(chosen) * batch)[:batch]
+        order = np.argsort(np.abs(lengths - length), kind="stable")
+        chosen = [histories[i] for i in np.resize(order, batch).tolist()]
         curve = measure_costs(timed, chosen, repetitions, longest_call=longest_call)
         tokens = int(recommender.encode(chosen)[0].shape[1])
         curves.append({"prompt_tokens": tokens, "batch": batch, **{n: list(np.round(t, 3)) for n, t in curve.items()}})
         for k in ks:
-            costs = CallCosts(**curve, draft=draft_milliseconds(recommender, chosen, k, repetitions), batch=batch)
-            choice, predicted = cheapest(
+            costs = CallCosts(**curve, **draft_costs(recommender, chosen, k, repetitions), batch=batch)
+            options = shortlist(
                 errors[k],
                 costs,
                 k=k,
@@ -86,7 +90,8 @@ def make_plan(
                 most=ranked_most(recommender, k),
                 repair_nodes=default_choice(k, recommender.trie.num_levels, has_draft=True).repair_nodes,
             )
-            planned.append(Planned(prompt_tokens=tokens, k=k, batch=batch, choice=choice, predicted=predicted))
+            nearest = [histories[i] for i in order[: batch * TRIALS].tolist()]
+            planned.append(tried(recommender, timed, options, nearest, prompt_tokens=tokens, k=k, batch=batch))
     return Plan(planned, {**plan_facts(timed, len(histories)), "cost_curves": curves})
 
 
@@ -162,21 +167,25 @@ def measure_costs(
 
     Beyond the first number of nodes (three at least) at which a first call takes `longest_call` seconds none is timed.
     """
-    request, clock = recommender.prepare(histories, 1), _clock(recommender.device)
+    request, clock = recommender.prepare(histories, USUAL_K), _clock(recommender.device)
     single = request.select(torch.zeros(1, dtype=torch.long, device=recommender.device))
     available = recommender.trie.depth_start[-2] - 1  # inner nodes without the root
     grid = sorted({min(nodes, available) for nodes in NODE_GRID})
     inner = torch.arange(1, available + 1, device=recommender.device)
 
+    def scored_and_verified(of: Request, tree: ScoredTree, nodes: Tensor) -> None:
+        tree.score_new(nodes)
+        verify(tree, BestScore(), [Frontier.root(len(of.ids), of.k, recommender.device)])
+
     def first(nodes: int) -> Callable[[], object]:
         tree, proposal = request.tree(recommender.target), inner[:nodes].expand(len(request.ids), -1)
-        return lambda: tree.score_new(proposal)
+        return lambda: scored_and_verified(request, tree, proposal)
 
     def later(of: Request, nodes: int) -> Callable[[], object]:
         tree = of.tree(recommender.target)
         tree.score_new(inner[:0].expand(len(of.ids), -1))
         proposal = inner[:nodes].expand(len(of.ids), -1)
-        return lambda: tree.score_new(proposal)
+        return lambda: scored_and_verified(of, tree, proposal)
 
     def timed(prepare: Callable[[int], Callable[[], object]]) -> FloatArray:
         times: list[float] = []
@@ -200,15 +209,68 @@ def measure_costs(
 
 
 @torch.inference_mode()
-def draft_milliseconds(recommender: Recommender, histories: Histories, k: int, repetitions: int) -> float:
-    """Median milliseconds of drafting with ordinary quotas for these requests; 0 without a draft."""
-    if recommender.draft is None or recommender.trie.num_levels == 1:
-        return 0.0
-    request = recommender.prepare(histories, k)
-    usual = default_choice(k, recommender.trie.num_levels, has_draft=True)
-    choice = usual.model_copy(update={"ranked_levels": len(usual.most)})
-    prepared = lambda: lambda: recommender.proposal(request, BestScore(), choice)  # noqa: E731
-    return median_milliseconds(prepared, _clock(recommender.device), repetitions)
+def draft_costs(recommender: Recommender, histories: Histories, k: int, repetitions: int) -> dict[str, FloatArray]:
+    """Median milliseconds of ranking few and many nodes for these requests, as `CallCosts` wants them."""
+    number = recommender.trie.num_levels - 1
+    if recommender.draft is None or not number:
+        return {"draft_nodes": np.zeros(1), "draft": np.zeros(1)}
+    request, clock = recommender.prepare(histories, k), _clock(recommender.device)
+    nodes, times = [], []
+    for each in (k, 4 * k + 40):
+        choice = Choice(speculation="draft", most=[each] * number, ranked_levels=number)
+        width = recommender.proposal(request, BestScore(), choice).shape[1]
+        nodes.append(float(width))
+        prepared = lambda choice=choice: lambda: recommender.proposal(request, BestScore(), choice)  # noqa: E731
+        times.append(median_milliseconds(prepared, clock, repetitions))
+    if nodes[1] <= nodes[0]:
+        nodes, times = nodes[:1], times[:1]
+    return {"draft_nodes": np.array(nodes), "draft": np.array(times)}
+
+
+def tried(
+    recommender: Recommender,
+    timed: Recommender,
+    options: Sequence[tuple[Forecast, Choice]],
+    histories: Histories,
+    *,
+    prompt_tokens: int,
+    k: int,
+    batch: int,
+) -> Planned:
+    """The fastest of `options` on batches of `histories`, run one beside the other.
+
+    Speculation has to gain: where the first option, none, is as fast but for noise, it stays. Where the timed target is
+    not the recommender's own (its lists, and so the calls, would not be those of the draft), the forecasts decide.
+    """
+    if timed is recommender:
+        starts = range(0, len(histories), batch)
+        batches = [[histories[i % len(histories)] for i in range(start, start + batch)] for start in starts]
+        runs = [
+            {
+                str(n): partial(recommender.speculate, request, BestScore(), option[1])
+                for n, option in enumerate(options)
+            }
+            for request in (recommender.prepare(chosen, k) for chosen in batches)
+        ]
+        seconds = time_interleaved(runs, device=recommender.device, repetitions=1, warmups=1)
+        times = [float(np.mean(seconds[str(n)])) * 1000 for n in range(len(options))]
+    else:
+        times = [made.milliseconds for made, _ in options]
+    best = int(np.argmin(times))
+    if times[best] > GAIN * times[0]:
+        best = 0
+    trials = [
+        Trial(choice=choice, predicted=made.figures, milliseconds=round(time, 4) if timed is recommender else None)
+        for (made, choice), time in zip(options, times, strict=True)
+    ]
+    return Planned(
+        prompt_tokens=prompt_tokens,
+        k=k,
+        batch=batch,
+        choice=trials[best].choice,
+        predicted=trials[best].predicted,
+        tried=trials,
+    )
 
 
 def _clock(device: torch.device) -> Callable[[], float]:

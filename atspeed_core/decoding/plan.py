@@ -42,6 +42,22 @@ class Choice(BaseModel):
         return Quotas(tuple(self.most), tuple(limits), self.ranked_levels, self.total)
 
 
+class Trial(BaseModel):
+    """A choice that was tried.
+
+    Attributes:
+        choice: what was tried.
+        predicted: milliseconds a batch, target_calls and target_nodes a request that were expected.
+        milliseconds: measured, mean of some batches; null where the forecasts decided.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    choice: Choice
+    predicted: dict[str, float]
+    milliseconds: float | None
+
+
 class Planned(BaseModel):
     """A choice, what it is for and what it was expected to cost.
 
@@ -50,7 +66,8 @@ class Planned(BaseModel):
         k: list length.
         batch: requests in one call.
         choice: what was chosen.
-        predicted: figures it was chosen by: milliseconds of it and of its rivals, calls, nodes.
+        predicted: milliseconds a batch, target_calls and target_nodes a request that were expected of it.
+        tried: it and its rivals; the first is no speculation.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,6 +77,7 @@ class Planned(BaseModel):
     batch: Count
     choice: Choice
     predicted: dict[str, float] = {}
+    tried: list[Trial] = []
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 1. `CallCosts`: median times of the target's calls by number of nodes, and of the draft, measured on real prompts.
 2. `DraftErrors`: for validation users, how far below the draft's own K-th best node the target's beams stand, level by
    level, and how many nodes stand above that.
-3. `cheapest`: the expected time of every candidate under 1 and 2; the least wins, "no speculation" among them.
+3. `shortlist`: the choices of least expected time under 1 and 2, "no speculation" among them. `atspeed_core.planning`
+   tries these on requests and takes the fastest.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ OFFSETS = (
 )  # of a level's limit from level 2's, where a request has its nodes given
 AMPLE = 1000.0  # log-probability below the K-th best that no ranked node exceeds
 GROUPS = 64  # random batches whose widest request is looked at
-GAIN = 0.97  # speculation must promise at least this much: below that the difference is noise
+NARROWER, WIDER = (0.75, 0.5, 0.25), 1.5  # shares of the best choice's nodes at which others are shortlisted
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class CallCosts:
         first: [n] prompt and nodes in one call.
         later: [n] nodes alone, behind the prompt; 0 at 0 nodes.
         later_single: [n] the same for one request of the batch, what a repair of few requests is near to.
-        draft: ranking the nodes; 0 without a draft.
+        draft_nodes: [n] numbers of ranked nodes a request at which drafting was timed, ascending.
+        draft: [n] ranking the nodes; 0 without a draft.
         batch: requests.
     """
 
@@ -52,8 +54,13 @@ class CallCosts:
     first: FloatArray
     later: FloatArray
     later_single: FloatArray
-    draft: float
+    draft_nodes: FloatArray
+    draft: FloatArray
     batch: int
+
+    def drafting(self, nodes: FloatArray) -> FloatArray:
+        """Time of ranking `nodes` a request."""
+        return _interpolated(nodes, self.draft_nodes, self.draft)
 
     def first_call(self, nodes: FloatArray) -> FloatArray:
         """Time of a first call with `nodes` a request."""
@@ -95,6 +102,12 @@ class Forecast:
     milliseconds: float
     calls: float
     nodes: float
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """As a plan's file holds them."""
+        figures = {"milliseconds": self.milliseconds, "target_calls": self.calls, "target_nodes": self.nodes}
+        return {name: round(float(value), 4) for name, value in figures.items()}
 
 
 def measure_errors(beams: Tensor, needed: Tensor, levels: Sequence[Level], subtree: FloatArray) -> DraftErrors:
@@ -153,7 +166,8 @@ def forecast(
 ) -> Forecast:
     """Expected need of drafting all nodes within `limits` of the draft's K-th best, no more than `total`."""
     rng = np.random.default_rng(0)
-    drafted = np.minimum(drafted_nodes(limits, errors), np.inf if total is None else total)
+    ranked = drafted_nodes(limits, errors)
+    drafted = np.minimum(ranked, np.inf if total is None else total)
     missing = errors.gaps > tightened(limits, errors, total)[:, :, None]  # [U, levels, K]
     missed = np.asarray(missing.any(axis=(1, 2)))
     repaired = (missing.sum(axis=2) + np.minimum(missing.sum(axis=2) * errors.subtree, repair_nodes)).sum(axis=1)
@@ -164,7 +178,8 @@ def forecast(
     first = costs.first_call(np.asarray(drafted)[groups].max(axis=1))
     later = np.where(late > 0, costs.later_call(width, np.maximum(1, late)), 0.0)
     nodes = drafted + np.where(missed, repaired, 0)
-    return Forecast(costs.draft + float(np.mean(first + later)), 1 + float(missed.mean()), float(np.mean(nodes)))
+    drafting = costs.drafting(ranked[groups].max(axis=1))
+    return Forecast(float(np.mean(drafting + first + later)), 1 + float(missed.mean()), float(np.mean(nodes)))
 
 
 def fewest_calls(errors: DraftErrors, total: int, *, most: Sequence[int], repair_nodes: int) -> tuple[Choice, float]:
@@ -205,7 +220,7 @@ def trie_alone(codes: int, k: int, costs: CallCosts, subtree: FloatArray) -> For
     return Forecast(float(costs.first_call(np.array([float(codes)]))[0] + later), 2.0, codes + second)
 
 
-def cheapest(
+def shortlist(
     errors: DraftErrors | None,
     costs: CallCosts,
     *,
@@ -215,8 +230,11 @@ def cheapest(
     subtree: FloatArray,
     most: Sequence[int],
     repair_nodes: int,
-) -> tuple[Choice, dict[str, float]]:
-    """The choice of least expected time, and the forecasts that it rests on.
+) -> list[tuple[Forecast, Choice]]:
+    """Choices that are worth trying, and what they are expected to need.
+
+    They are: no speculation, which comes first; the trie alone; with a draft the one of least expected time, and those
+    of least expected time among the choices with at most 3/4, 1/2, 1/4 and at least 3/2 of its nodes.
 
     Args:
         errors: of the draft; None without one.
@@ -228,13 +246,14 @@ def cheapest(
         most: nodes that the draft ranks at each level at most.
         repair_nodes: see `search.search`.
     """
-    plain, trie = without_speculation(levels, k, costs), trie_alone(codes, k, costs, subtree)
-    options: list[tuple[Forecast, Choice]] = [
-        (plain, Choice(speculation="none")),
-        (trie, Choice(speculation="trie", most=[codes], repair_nodes=repair_nodes)),
+    chosen = [
+        (without_speculation(levels, k, costs), Choice(speculation="none")),
+        (trie_alone(codes, k, costs, subtree), Choice(speculation="trie", most=[codes], repair_nodes=repair_nodes)),
     ]
-    for limits, total in [] if errors is None else limits_to_try(errors, costs.batch):
-        assert errors is not None
+    if errors is None:
+        return chosen
+    drafts = []
+    for limits, total in limits_to_try(errors, costs.batch):
         made = forecast(limits, errors, costs, repair_nodes=repair_nodes, total=total)
         choice = Choice(
             speculation="draft",
@@ -244,22 +263,15 @@ def cheapest(
             total=total,
             repair_nodes=repair_nodes,
         )
-        options.append((made, choice))
-    best, choice = min(options, key=lambda option: option[0].milliseconds)
-    if best.milliseconds > GAIN * plain.milliseconds:
-        best, choice = options[0]
-    drafted = [made for made, option in options if option.speculation == "draft"]
-    figures = {
-        "milliseconds": best.milliseconds,
-        "target_calls": best.calls,
-        "target_nodes": best.nodes,
-        "milliseconds_without_speculation": plain.milliseconds,
-        "milliseconds_trie_alone": trie.milliseconds,
-        "milliseconds_draft": costs.draft,
-    }
-    if drafted:
-        figures["milliseconds_best_draft"] = min(made.milliseconds for made in drafted)
-    return choice, {name: round(float(value), 4) for name, value in figures.items()}
+        drafts.append((made, choice))
+    drafts.sort(key=lambda option: option[0].milliseconds)
+    best = drafts[0][0].nodes
+    bounds = [(0.0, 1.0), *((0.0, share) for share in NARROWER), (WIDER, np.inf)]
+    for low, high in bounds:
+        found = next((option for option in drafts if low * best <= option[0].nodes <= high * best), None)
+        if found is not None and found not in chosen:
+            chosen.append(found)
+    return chosen
 
 
 def median_milliseconds(run: Callable[[], Callable[[], object]], clock: Callable[[], float], repetitions: int) -> float:
@@ -277,5 +289,5 @@ def median_milliseconds(run: Callable[[], Callable[[], object]], clock: Callable
 def _interpolated(at: FloatArray, known: FloatArray, times: FloatArray) -> FloatArray:
     """Linear between the measured points and beyond the last."""
     inside = np.interp(at, known, times)
-    slope = (times[-1] - times[-2]) / (known[-1] - known[-2])
+    slope = (times[-1] - times[-2]) / (known[-1] - known[-2]) if len(known) > 1 else 0.0
     return np.asarray(inside + np.maximum(0, at - known[-1]) * slope)

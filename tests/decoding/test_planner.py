@@ -11,10 +11,11 @@ from atspeed_core.decoding.plan import Choice, Plan, Planned
 from atspeed_core.decoding.planner import (
     CallCosts,
     DraftErrors,
-    cheapest,
+    Forecast,
     fewest_calls,
     forecast,
     measure_errors,
+    shortlist,
     tightened,
 )
 from atspeed_core.errors import UserError
@@ -25,7 +26,7 @@ SUBTREE = np.array([4.0, 1.0, 0.0])
 
 def costs(node: float, call: float, *, draft: float = 1.0, batch: int = 1) -> CallCosts:
     later = call + node * GRID
-    return CallCosts(GRID, 20.0 + later, later, later, draft, batch)
+    return CallCosts(GRID, 20.0 + later, later, later, np.zeros(1), np.array([draft]), batch)
 
 
 def errors(users: int = 200) -> DraftErrors:
@@ -35,20 +36,21 @@ def errors(users: int = 200) -> DraftErrors:
     return DraftErrors(gaps, levels, SUBTREE)
 
 
-def choose(node: float, call: float, draft: DraftErrors | None, **options: float) -> tuple[Choice, dict[str, float]]:
+def choose(node: float, call: float, draft: DraftErrors | None, **options: float) -> tuple[Choice, Forecast]:
     batch, most = int(options.pop("batch", 1)), (400, 400, 400)
     given = costs(node, call, batch=batch)
-    return cheapest(draft, given, k=5, levels=4, codes=90, subtree=SUBTREE, most=most, repair_nodes=50)
+    found = shortlist(draft, given, k=5, levels=4, codes=90, subtree=SUBTREE, most=most, repair_nodes=50)
+    assert [choice.speculation for _, choice in found[:2]] == ["none", "trie"]
+    made, choice = min(found, key=lambda option: option[0].milliseconds)
+    return choice, made
 
 
 def test_where_nodes_are_free_all_are_drafted_and_where_they_are_dear_none() -> None:
     free, predicted = choose(0.0, 10.0, errors())
     assert free.speculation == "draft"
     assert max(limit or 0.0 for limit in free.within) == pytest.approx(4.0, abs=0.1)
-    assert predicted["target_calls"] == pytest.approx(1.0, abs=0.03)
-    dear, predicted = choose(5.0, 1.0, errors())
-    assert dear.speculation == "none"
-    assert predicted["milliseconds"] == predicted["milliseconds_without_speculation"]
+    assert predicted.calls == pytest.approx(1.0, abs=0.03)
+    assert choose(5.0, 1.0, errors())[0].speculation == "none"
 
 
 def test_without_a_draft_the_trie_is_used_where_it_pays() -> None:
