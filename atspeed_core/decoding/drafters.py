@@ -9,7 +9,6 @@ from torch import Tensor
 from atspeed_core.decoding.beam_rules import BeamRule
 from atspeed_core.decoding.device_trie import NO_NODE, DeviceTrie
 from atspeed_core.decoding.scored_tree import ScoredTree, left_aligned
-from atspeed_core.decoding.selection import stable_topk
 
 NO_LIMIT = 1e6  # log-probability: as good as infinite, and finite
 
@@ -140,10 +139,12 @@ def rank(model: PrefixModel, quotas: Quotas, rule: BeamRule, k: int, batch: int)
     for depth in range(min(len(quotas.most), quotas.ranked_levels, model.trie.num_levels - 1)):
         children, step = model.next_log_probs(nodes, depth)
         made = rule.extend(keys, scores, children, step)
-        keys, chosen = stable_topk(made.keys.flatten(1), min(quotas.most[depth], children[0].numel()))
+        keys, chosen = made.keys.flatten(1).topk(min(quotas.most[depth], children[0].numel()), dim=1)
         below = _kth_best(keys, k) - keys
         kept = (below <= quotas.within[depth]) & (keys > -torch.inf)
         width = int(kept.sum(1).max())  # the best come first, so what is kept stands at the left
+        if not width:
+            break
         nodes = children.flatten(1).gather(1, chosen).masked_fill(~kept, NO_NODE)[:, :width]
         below = below.masked_fill(~kept, torch.inf)[:, :width]
         keys = keys.masked_fill(~kept, -torch.inf)[:, :width]

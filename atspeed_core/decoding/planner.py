@@ -9,7 +9,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ OFFSETS = (
     1.0,
     2.0,
 )  # of a level's limit from level 2's, where a request has its nodes given
+NOTHING = -1000.0  # a limit that no node keeps
 AMPLE = 1000.0  # log-probability below the K-th best that no ranked node exceeds
 GROUPS = 64  # random batches whose widest request is looked at
 NARROWER, WIDER = (0.75, 0.5, 0.25), 1.5  # shares of the best choice's nodes at which others are shortlisted
@@ -121,14 +122,20 @@ def measure_errors(beams: Tensor, needed: Tensor, levels: Sequence[Level], subtr
 
 
 def candidates(errors: DraftErrors) -> list[tuple[float, ...]]:
-    """Limits to try: for each level those that cover certain shares of the users."""
+    """Limits to try: for each level those that cover certain shares of the users, for the deeper ones none at all."""
     worst = errors.gaps.max(axis=2)  # [U, levels]
     by_level = []
     for level in range(worst.shape[1]):
         known = worst[np.isfinite(worst[:, level]), level]
         found = np.quantile(known, SHARES) if len(known) else np.zeros(1)
-        by_level.append(sorted({round(max(0.0, float(limit)), 3) for limit in found}))
-    return list(product(*by_level))
+        by_level.append([*([NOTHING] if level else []), *sorted({round(max(0.0, float(limit)), 3) for limit in found})])
+    whole = (limits for limits in product(*by_level) if not below_nothing(limits))
+    return list(whole)
+
+
+def below_nothing(limits: tuple[float, ...]) -> bool:
+    """Whether a level has a limit although none is drafted of the level before."""
+    return any(before == NOTHING != limit for before, limit in pairwise(limits))
 
 
 def limits_to_try(errors: DraftErrors, batch: int) -> list[tuple[tuple[float, ...], int | None]]:
@@ -198,7 +205,7 @@ def fewest_calls(errors: DraftErrors, total: int, *, most: Sequence[int], repair
     best = min(spread, key=calls)
     choice = Choice(
         speculation="draft",
-        most=list(most),
+        most=[min(each, total) for each in most],
         within=list(best),
         ranked_levels=len(most),
         total=total,
@@ -257,7 +264,7 @@ def shortlist(
         made = forecast(limits, errors, costs, repair_nodes=repair_nodes, total=total)
         choice = Choice(
             speculation="draft",
-            most=list(most),
+            most=[min(each, total or each) for each in most],
             within=list(limits),
             ranked_levels=len(most),
             total=total,
