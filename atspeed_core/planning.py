@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from atspeed_core.decoding.planner import (
     DraftErrors,
     FloatArray,
     Forecast,
+    fewest_calls,
     measure_errors,
     median_milliseconds,
     shortlist,
@@ -99,6 +101,18 @@ def errors_by_k(recommender: Recommender, histories: Histories, ks: Sequence[int
     """How far the draft is off for these users at every K."""
     subtree = mean_subtrees(recommender)
     return {k: draft_errors(recommender, histories, k, subtree) for k in track(ks, "errors of the draft at each K")}
+
+
+def with_nodes(recommender: Recommender, errors: Errors, k: int, nodes: int) -> tuple[Recommender, float]:
+    """The recommender, drafting `nodes` nodes for every request of `k` items, and the calls expected of it.
+
+    How the nodes spread over the levels is what needs the fewest calls by `errors` (see `errors_by_k`).
+    """
+    known = errors[k]
+    assert known is not None
+    repair_nodes = default_choice(k, recommender.trie.num_levels, has_draft=True).repair_nodes
+    choice, calls = fewest_calls(known, nodes, most=ranked_most(recommender, k), repair_nodes=repair_nodes)
+    return replace(recommender, plan=Plan([Planned(prompt_tokens=0, k=k, batch=1, choice=choice)], {})), calls
 
 
 def plan_facts(recommender: Recommender, users: int) -> dict[str, Any]:

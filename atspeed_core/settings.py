@@ -269,6 +269,20 @@ class PlanDecoding(Section):
     repetitions: Positive = 5
 
 
+class CallsByNodes(Section):
+    """The curve of target calls against nodes.
+
+    Attributes:
+        ks: list lengths, those of them that are evaluated.
+        nodes: nodes drafted for every request.
+        users: test users, the same for all methods; null: all.
+    """
+
+    ks: list[Positive] = [10, 20]
+    nodes: list[Positive] = [32, 64, 128, 192, 256, 384]
+    users: Positive | None = 256
+
+
 class Evaluate(Section):
     """What is measured, over all test users."""
 
@@ -278,6 +292,7 @@ class Evaluate(Section):
     draft_steps: Positive = 3
     exclude_history: bool = True
     plan: PlanDecoding = PlanDecoding()
+    calls_by_nodes: CallsByNodes = CallsByNodes()
     temperature: Annotated[float, Field(gt=0)] = 1.0
     batch_size: Positive = 32
     timing_users: Annotated[int, Field(ge=2)] = 48

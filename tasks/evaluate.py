@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
 import typer
 
@@ -17,12 +18,13 @@ from atspeed_core.evaluation.lists import (
     in_batches,
     lists_digest,
     read_reference,
+    same_lists,
 )
 from atspeed_core.evaluation.measure import Recommends, list_figures, per_user_figures, speed_figures, timed_requests
 from atspeed_core.evaluation.speed import BASELINE, FloatArray, time_interleaved
 from atspeed_core.files import replacing, write_json
 from atspeed_core.identifiers.catalog import Catalog
-from atspeed_core.planning import make_plan
+from atspeed_core.planning import Errors, errors_by_k, make_plan, with_nodes
 from atspeed_core.progress import track
 from atspeed_core.recommender import Recommender
 from atspeed_core.settings import Evaluate, Params
@@ -60,7 +62,10 @@ def evaluate(method: str, params: Params) -> Json:
     check_ks(settings.ks, Catalog.load(identifiers).trie.num_leaves, len(examples))
     users = [example.user for example in examples]
     reference = read_reference(REFERENCE / "lists.parquet", users, settings.ks)
-    recommender = planned(load_recommender(method, identifiers, params), settings)
+    recommender = load_recommender(method, identifiers, params)
+    valid = validation_histories(recommender, settings)
+    errors = errors_by_k(recommender, valid, settings.ks)
+    recommender = planned(recommender, valid, errors, settings)
     recommender.plan.save(PLANS / f"{method}.json")
     figures, per_user = measure(recommender, method, examples, reference, settings)
     result = {
@@ -74,6 +79,7 @@ def evaluate(method: str, params: Params) -> Json:
         "timing": timing_facts(settings, len(examples)),
         "plan": [row.model_dump() for row in recommender.plan.planned],
         "verifications": figures,
+        "calls_by_nodes": calls_by_nodes(recommender, errors, examples, reference, settings),
     }
     with replacing(RESULTS / "per_user" / f"{method}.parquet") as temporary:
         per_user.to_parquet(temporary, index=False)
@@ -95,21 +101,61 @@ def load_recommender(method: str, identifiers: Path, params: Params) -> Recommen
     )
 
 
-def planned(recommender: Recommender, settings: Evaluate) -> Recommender:
-    """The recommender with a plan for this device, made on validation users."""
+def validation_histories(recommender: Recommender, settings: Evaluate) -> list[list[str]]:
+    """Histories of the validation users that plans are made from; those without a known item are left out."""
     examples = load_full_examples(PROCESSED, "valid")
     chosen = choose_users(len(examples), settings.plan.users, settings.seed)
     known = recommender.catalog.position
     histories = [examples[user].history for user in chosen]
+    return [history for history in histories if any(item in known for item in history)]
+
+
+def planned(recommender: Recommender, valid: list[list[str]], errors: Errors, settings: Evaluate) -> Recommender:
+    """The recommender with a plan for this device, made on validation users."""
     plan = make_plan(
         recommender,
-        [history for history in histories if any(item in known for item in history)],
+        valid,
         ks=settings.ks,
         batches=settings.plan.batches,
         prompt_percentiles=settings.plan.prompt_percentiles,
         repetitions=settings.plan.repetitions,
+        errors=errors,
     )
     return replace(recommender, plan=plan)
+
+
+def calls_by_nodes(
+    recommender: Recommender,
+    errors: Errors,
+    examples: Sequence[Example],
+    reference: Mapping[int, pd.DataFrame],
+    settings: Evaluate,
+) -> list[Json]:
+    """Calls and nodes of strict lists where every request drafts a given number of nodes, a row a number and K.
+
+    How they spread over the levels is chosen on validation users; no plan and no cost of the device enters.
+    """
+    plan = settings.calls_by_nodes
+    users = choose_users(len(examples), plan.users or len(examples), settings.seed)
+    chosen, rows = [examples[user] for user in users], []
+    cells = [(k, nodes) for k in plan.ks if k in settings.ks and errors[k] is not None for nodes in plan.nodes]
+    for k, nodes in track(cells, "calls against nodes"):
+        drafting, expected = with_nodes(recommender, errors, k, nodes)
+        lists = lists_at(drafting, chosen, k, "strict", settings)
+        scored = lists["target_nodes"].to_numpy()
+        rows.append(
+            {
+                "k": k,
+                "drafted_nodes": nodes,
+                "target_calls_expected": expected,
+                "target_calls": float(lists["target_calls"].mean()),
+                "target_nodes": float(scored.mean()),
+                "target_nodes_p95": float(np.percentile(scored, 95)),
+                "identical_lists": float(np.mean(same_lists(lists["items"], reference[k]["items"].iloc[users]))),
+                "users": len(chosen),
+            }
+        )
+    return rows
 
 
 def measure(

@@ -11,7 +11,14 @@ from rich.table import Table as RichTable
 from atspeed_core.evaluation.inputs import read_stage_json
 from atspeed_core.evaluation.page import report_page
 from atspeed_core.evaluation.results import combine, load_results, plot_tables
-from atspeed_core.evaluation.tables import Table, comparison_table, ranking_table, speed_table, summary_markdown
+from atspeed_core.evaluation.tables import (
+    Table,
+    calls_table,
+    comparison_table,
+    ranking_table,
+    speed_table,
+    summary_markdown,
+)
 from atspeed_core.files import replacing, write_json
 from atspeed_core.settings import Method, Params
 from tasks.paths import DRAFTS, IDENTIFIERS, PROCESSED, RESULTS, TARGET
@@ -30,7 +37,7 @@ def main(params: ParamsPath = Path("params.yaml")) -> None:
     with stage("report", params) as run:
         metrics = write_report(run.params)
         record(metrics, run)
-        show([ranking_table(metrics), speed_table(metrics), comparison_table(metrics)])
+        show([ranking_table(metrics), speed_table(metrics), calls_table(metrics), comparison_table(metrics)])
 
 
 def write_report(params: Params) -> Json:

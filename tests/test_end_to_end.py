@@ -38,6 +38,7 @@ TINY: dict[str, dict[str, Any]] = {
         "timing_users": 4,
         "bootstrap_samples": 50,
         "exclude_history": False,
+        "calls_by_nodes": {"ks": [3, 5], "nodes": [4, 16], "users": 12},
     },
 }
 
@@ -150,6 +151,14 @@ def test_strict_lists_are_those_of_generate(project: Project) -> None:
     for method in METHODS:
         strict = project.metrics()["methods"][method]["strict"]
         assert {k: figures["identical_lists"] for k, figures in strict.items()} == dict.fromkeys(KS, 1.0)
+
+
+def test_more_nodes_need_fewer_calls_and_give_the_same_lists(project: Project) -> None:
+    for method in METHODS:
+        rows = project.metrics()["calls_by_nodes"][method]
+        assert [(row["k"], row["drafted_nodes"]) for row in rows] == [(3, 4), (3, 16), (5, 4), (5, 16)]
+        assert all(row["identical_lists"] == 1.0 for row in rows)
+        assert all(many["target_calls"] <= few["target_calls"] for few, many in zip(rows[::2], rows[1::2], strict=True))
 
 
 def test_every_stage_is_one_run_below_one_parent(project: Project) -> None:

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from atspeed_core.evaluation.results import TARGET, rows_by_k
-from atspeed_core.evaluation.tables import Table, comparison_table, describe, ranking_table, speed_table
+from atspeed_core.evaluation.tables import Table, calls_table, comparison_table, describe, ranking_table, speed_table
 
 Json = dict[str, Any]
 Curves = Mapping[str, pd.DataFrame]
@@ -34,8 +34,9 @@ def report_page(title: str, metrics: Json, *, curves: Curves, identifiers: Json)
         curves: model -> its learning curves (columns step, name, value); may be empty.
         identifiers: content of data/identifiers/report.json; may be empty.
     """
-    plots = [*method_plots(metrics), *ranking_plots(metrics), *curve_plots(curves)]
-    tables = [ranking_table(metrics), speed_table(metrics), comparison_table(metrics), identifier_table(identifiers)]
+    plots = [*method_plots(metrics), *calls_plots(metrics), *ranking_plots(metrics), *curve_plots(curves)]
+    tables = [ranking_table(metrics), speed_table(metrics), calls_table(metrics), comparison_table(metrics)]
+    tables.append(identifier_table(identifiers))
     body = [
         f"<h1>{html.escape(title)}</h1>",
         "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in describe(metrics)) + "</ul>",
@@ -67,6 +68,20 @@ def method_plots(metrics: Json) -> list[go.Figure]:
         _add(speed, f"{method}, oracle", next(iter(verifications.values())), "walltime_speedup_oracle", "dash")
     same.update_yaxes(range=[0, 1.05])
     return [steps, speed, same]
+
+
+def calls_plots(metrics: Json) -> list[go.Figure]:
+    """Target calls against mean nodes, a plot a K and a line a method."""
+    found = metrics["calls_by_nodes"]
+    figures = []
+    for k in sorted({row["k"] for by_nodes in found.values() for row in by_nodes}):
+        figure = go.Figure(layout=_layout(f"Target calls against nodes, K = {k}", "nodes a request, mean", "calls"))
+        for method, by_nodes in found.items():
+            rows = [row for row in by_nodes if row["k"] == k]
+            x, y = [row["target_nodes"] for row in rows], [row["target_calls"] for row in rows]
+            figure.add_scatter(x=x, y=y, name=method, mode="lines+markers")
+        figures.append(figure)
+    return figures
 
 
 def ranking_plots(metrics: Json) -> list[go.Figure]:

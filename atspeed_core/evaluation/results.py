@@ -82,6 +82,7 @@ def combine(dataset: Json, results: Results, *, samples: int, seed: int) -> Json
         "baselines": results.target["baselines"],
         "methods": {method: result["verifications"] for method, result in results.methods.items()},
         "drafts": {method: result["draft"] for method, result in results.methods.items()},
+        "calls_by_nodes": {method: result["calls_by_nodes"] for method, result in results.methods.items()},
         "comparisons": {
             **_ranking_comparisons(results.per_user[TARGET], samples, seed),
             **_draft_comparisons(results.per_user, samples, seed),

@@ -52,6 +52,30 @@ def speed_table(metrics: Json) -> Table:
     return Table("How fast, and the same lists?", note, columns, rows)
 
 
+def calls_table(metrics: Json) -> Table:
+    """Target calls against drafted nodes."""
+    rows = [
+        [
+            method,
+            str(row["k"]),
+            str(row["drafted_nodes"]),
+            f"{row['target_calls']:.2f}",
+            f"{row['target_nodes']:.0f}",
+            f"{row['target_nodes_p95']:.0f}",
+            f"{row['identical_lists']:.4f}",
+        ]
+        for method, by_nodes in metrics["calls_by_nodes"].items()
+        for row in by_nodes
+    ]
+    users = max((row["users"] for by_nodes in metrics["calls_by_nodes"].values() for row in by_nodes), default=0)
+    note = (
+        f"Strict lists of {users} test users where every request drafts so many nodes; how they spread over the levels "
+        "is chosen on validation users. Nodes, mean and p95, count those of later calls too."
+    )
+    columns = ["method", "K", "drafted nodes", "calls", "nodes", "nodes p95", "identical"]
+    return Table("How many calls for how many nodes?", note, columns, rows)
+
+
 def comparison_table(metrics: Json) -> Table:
     """Paired differences over the same users."""
     rows = [
@@ -76,7 +100,7 @@ def describe_device(device: Json) -> str:
 def summary_markdown(title: str, metrics: Json) -> str:
     """The content of results/summary.md."""
     head = [f"# {title}", "", *(f"- {line}" for line in describe(metrics))]
-    tables = [ranking_table(metrics), speed_table(metrics), comparison_table(metrics)]
+    tables = [ranking_table(metrics), speed_table(metrics), calls_table(metrics), comparison_table(metrics)]
     return "\n".join([*head, *(markdown(table) for table in tables if table.rows)]) + "\n"
 
 

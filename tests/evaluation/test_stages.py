@@ -44,7 +44,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recommender: Any, e
     Catalog.from_identifiers(identifiers).save(tmp_path / "data/identifiers/identifiers.json")
     for stage in (evaluate, evaluate_target):
         monkeypatch.setattr(stage.Recommender, "load", lambda **_: recommender)
-    monkeypatch.setattr(evaluate, "planned", lambda given, _: given)  # fixed lists cost nothing that could be planned
+    # Fixed lists have no draft and cost nothing that could be planned.
+    monkeypatch.setattr(evaluate, "validation_histories", lambda *_: [])
+    monkeypatch.setattr(evaluate, "errors_by_k", lambda given, valid, ks: dict.fromkeys(ks))
+    monkeypatch.setattr(evaluate, "planned", lambda given, *_: given)
     return tmp_path
 
 

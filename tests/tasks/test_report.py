@@ -53,6 +53,9 @@ def method_result(method: str, steps: float) -> dict[str, Any]:
     by_k = {"5": figures, "10": figures}
     timing = {"users": 8, "generate_users": 2, "repetitions": 1}
     extra = {"speedup_baseline": "the target's own search", "timing": timing, "draft": {"parameters": 1000}}
+    curve = {"k": 5, "target_calls_expected": 1.4, "target_nodes": 70.0, "target_nodes_p95": 90.0, "users": 8}
+    curve |= {"drafted_nodes": 64, "target_calls": 4 - steps, "identical_lists": 1.0}
+    extra["calls_by_nodes"] = [curve]
     return {**SHARED, **extra, "method": method, "verifications": {"strict": by_k, "relaxed": by_k}}
 
 
@@ -102,6 +105,12 @@ def test_metrics_hold_what_the_design_names() -> None:
     assert metrics["target"]["10"]["recall"] == 0.3
 
 
+def test_the_curve_of_calls_against_nodes_is_told() -> None:
+    assert report.write_report(PARAMS)["calls_by_nodes"]["sft"][0]["drafted_nodes"] == 64
+    assert "| atspeed_s | 5 | 64 | 2.00 | 70 | 90 | 1.0000 |" in Path("results/summary.md").read_text()
+    assert "Target calls against nodes, K = 5" in Path("results/report.html").read_text()
+
+
 def test_comparisons_are_paired_over_users() -> None:
     comparisons = report.write_report(PARAMS)["comparisons"]
     difference = comparisons["atspeed_s - sft"]["strict"]["10"]
@@ -136,7 +145,7 @@ def test_page_is_whole_without_a_network() -> None:
     page = Path("results/report.html").read_text()
     assert not re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)\s*=", page)
     assert "@import" not in page.split("<script>")[0]
-    assert page.count('class="plotly-graph-div"') == 6  # steps, speed, identity, recall, NDCG, one curve
+    assert page.count('class="plotly-graph-div"') == 7  # steps, speed, identity, calls, recall, NDCG, one curve
     assert "Tiny &lt;night&gt;" in page
     assert "<night>" not in page
     assert "<td>codebook_use.1.used</td><td>31</td>" in page
