@@ -12,7 +12,7 @@ from torch import Tensor
 
 from atspeed_core.decoding.beam_rules import BestScore
 from atspeed_core.decoding.drafters import Quotas, rank
-from atspeed_core.decoding.plan import Choice, Plan, Planned, Trial, default_choice
+from atspeed_core.decoding.plan import Choice, Plan, Planned, Trial
 from atspeed_core.decoding.planner import (
     CallCosts,
     DraftErrors,
@@ -90,7 +90,6 @@ def make_plan(
                 codes=recommender.trie.max_children_at[0],
                 subtree=subtree,
                 most=ranked_most(recommender, k),
-                repair_nodes=default_choice(k, recommender.trie.num_levels, has_draft=True).repair_nodes,
             )
             nearest = [histories[i] for i in order[: batch * TRIALS].tolist()]
             planned.append(tried(recommender, timed, options, nearest, prompt_tokens=tokens, k=k, batch=batch))
@@ -110,8 +109,7 @@ def with_nodes(recommender: Recommender, errors: Errors, k: int, nodes: int) -> 
     """
     known = errors[k]
     assert known is not None
-    repair_nodes = default_choice(k, recommender.trie.num_levels, has_draft=True).repair_nodes
-    choice, calls = fewest_calls(known, nodes, most=ranked_most(recommender, k), repair_nodes=repair_nodes)
+    choice, calls = fewest_calls(known, nodes, most=ranked_most(recommender, k))
     return replace(recommender, plan=Plan([Planned(prompt_tokens=0, k=k, batch=1, choice=choice)], {})), calls
 
 

@@ -251,7 +251,7 @@ class Recommender:
                 has_draft=self.draft is not None,
             )
         proposal = self.proposal(request, rule, choice)
-        result = search(request.tree(self.target), proposal, request.k, rule=rule, repair_nodes=choice.repair_nodes)
+        result = search(request.tree(self.target), proposal, request.k, rule=rule, repair_subtree=choice.repair_subtree)
         if self.dtype == torch.float32 and choice.speculation != "none":
             self._settle_near_ties(result, request, rule)
         return result

@@ -91,11 +91,11 @@ def test_no_plan_changes_a_list(recommender, verification):
     seen = set()
     choices = [
         Choice(speculation="none"),
-        Choice(speculation="trie", most=[4], repair_nodes=5),
+        Choice(speculation="trie", most=[4], repair_subtree=5),
         Choice(speculation="trie", most=[3]),  # more codes than that: nothing is proposed
         Choice(speculation="draft", most=[2, 3], ranked_levels=2),
-        Choice(speculation="draft", most=[4, 9], within=[0.0, None], ranked_levels=2, repair_nodes=2),
-        Choice(speculation="draft", most=[4, 9], ranked_levels=1, repair_nodes=50),
+        Choice(speculation="draft", most=[4, 9], within=[0.0, None], ranked_levels=2, repair_subtree=2),
+        Choice(speculation="draft", most=[4, 9], ranked_levels=1, repair_subtree=50),
     ]
     for choice in choices:
         planned = replace(recommender, plan=Plan([Planned(prompt_tokens=9, k=6, batch=1, choice=choice)], {}))

@@ -119,6 +119,15 @@ class DeviceTrie:
         together = torch.cat(found, dim=1)
         return _first(together, together >= 0, limit)
 
+    def num_below(self, nodes: Tensor) -> Tensor:
+        """[...] number of inner nodes strictly below `nodes` [...], whatever `allowed` and `excluded` say."""
+        start, end = nodes.clamp(min=0), torch.where(nodes >= 0, nodes + 1, 0)
+        total = torch.zeros_like(nodes)
+        for _ in range(self.num_levels - 1):  # the descendants of one generation stand side by side
+            start, end = (self.first_child[place.clamp(max=self.first_leaf)].long() for place in (start, end))
+            total += end.clamp(max=self.first_leaf) - start.clamp(max=self.first_leaf)
+        return total.clamp(min=0)
+
     def codes(self, nodes: Tensor) -> Tensor:
         """[...] code on the edge into each of `nodes` [...]; for the root and NO_NODE some valid code."""
         return self.edge_code[nodes.clamp(min=1)].long()

@@ -10,6 +10,7 @@ from atspeed_core.decoding.drafters import Quotas
 from atspeed_core.errors import UserError
 from atspeed_core.files import read_json, write_json
 
+SMALL, WHOLE = 8, 512  # inner nodes of a subtree that a repair takes along: little is lost, or no call is
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -22,7 +23,7 @@ class Choice(BaseModel):
         within: log-probability below the draft's K-th best, for the same levels; null: no such limit.
         ranked_levels: see `drafters.Quotas`.
         total: nodes of all ranked levels together; null: no such limit.
-        repair_nodes: see `search.search`.
+        repair_subtree: see `search.search`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -32,7 +33,7 @@ class Choice(BaseModel):
     within: list[float | None] = []
     ranked_levels: Count = 0
     total: Count | None = None
-    repair_nodes: Count = 0
+    repair_subtree: Count = 0
 
     @property
     def quotas(self) -> Quotas:
@@ -123,10 +124,10 @@ class Plan:
 def default_choice(k: int, levels: int, *, has_draft: bool) -> Choice:
     """What is done without a plan: generous quotas, most at level 2, where item tries branch most."""
     if not has_draft:
-        return Choice(speculation="trie", most=[512], repair_nodes=16 * k)
+        return Choice(speculation="trie", most=[512], repair_subtree=WHOLE)
     by_level = [2 * k + 16, 6 * k + 32, 8 * k + 32]
     most = (by_level + by_level[-1:] * levels)[: max(0, levels - 1)]
-    return Choice(speculation="draft", most=most, ranked_levels=2, repair_nodes=8 * k + 32)
+    return Choice(speculation="draft", most=most, ranked_levels=2, repair_subtree=SMALL)
 
 
 def _distance(planned: Planned, prompt_tokens: int, k: int, batch: int) -> tuple[float, float, float]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from atspeed_core.decoding.drafters import Level
-from atspeed_core.decoding.plan import Choice
+from atspeed_core.decoding.plan import SMALL, WHOLE, Choice
 
 FloatArray = NDArray[np.float64]
 SHARES = (0.3, 0.55, 0.75, 0.88, 0.95, 1.0)  # of users that a limit covers: the candidates tried
@@ -128,7 +128,7 @@ def candidates(errors: DraftErrors) -> list[tuple[float, ...]]:
     for level in range(worst.shape[1]):
         known = worst[np.isfinite(worst[:, level]), level]
         found = np.quantile(known, SHARES) if len(known) else np.zeros(1)
-        by_level.append([*([NOTHING] if level else []), *sorted({round(max(0.0, float(limit)), 3) for limit in found})])
+        by_level.append([*([NOTHING] if level else []), *sorted({round(float(limit), 3) for limit in found})])
     whole = (limits for limits in product(*by_level) if not below_nothing(limits))
     return list(whole)
 
@@ -169,7 +169,7 @@ def tightened(limits: tuple[float, ...], errors: DraftErrors, total: int | None)
 
 
 def forecast(
-    limits: tuple[float, ...], errors: DraftErrors, costs: CallCosts, *, repair_nodes: int, total: int | None = None
+    limits: tuple[float, ...], errors: DraftErrors, costs: CallCosts, *, repair_subtree: int, total: int | None = None
 ) -> Forecast:
     """Expected need of drafting all nodes within `limits` of the draft's K-th best, no more than `total`."""
     rng = np.random.default_rng(0)
@@ -177,19 +177,25 @@ def forecast(
     drafted = np.minimum(ranked, np.inf if total is None else total)
     missing = errors.gaps > tightened(limits, errors, total)[:, :, None]  # [U, levels, K]
     missed = np.asarray(missing.any(axis=(1, 2)))
-    repaired = (missing.sum(axis=2) + np.minimum(missing.sum(axis=2) * errors.subtree, repair_nodes)).sum(axis=1)
+    taken = np.where(errors.subtree <= repair_subtree, errors.subtree, 0.0)
+    repaired = (missing.sum(axis=2) * (1 + taken)).sum(axis=1)
+    # What lies below the others needs a call more.
+    again = np.asarray(missing[:, errors.subtree > repair_subtree].any(axis=(1, 2)))
     users = len(missed)
     groups = np.arange(users)[:, None] if costs.batch == 1 else rng.integers(0, users, (GROUPS, costs.batch))
     late = missed[groups].sum(axis=1)
     width = np.where(missed[groups], repaired[groups], 0).max(axis=1)
     first = costs.first_call(np.asarray(drafted)[groups].max(axis=1))
     later = np.where(late > 0, costs.later_call(width, np.maximum(1, late)), 0.0)
+    once_more = again[groups].sum(axis=1)
+    later = later + np.where(once_more > 0, costs.later_call(width, np.maximum(1, once_more)), 0.0)
     nodes = drafted + np.where(missed, repaired, 0)
     drafting = costs.drafting(ranked[groups].max(axis=1))
-    return Forecast(float(np.mean(drafting + first + later)), 1 + float(missed.mean()), float(np.mean(nodes)))
+    calls = 1 + float(missed.mean() + again.mean())
+    return Forecast(float(np.mean(drafting + first + later)), calls, float(np.mean(nodes)))
 
 
-def fewest_calls(errors: DraftErrors, total: int, *, most: Sequence[int], repair_nodes: int) -> tuple[Choice, float]:
+def fewest_calls(errors: DraftErrors, total: int, *, most: Sequence[int]) -> tuple[Choice, float]:
     """The choice with the fewest expected calls where every request drafts `total` nodes, and these calls.
 
     What differs between the candidates is how the nodes spread over the levels.
@@ -209,7 +215,7 @@ def fewest_calls(errors: DraftErrors, total: int, *, most: Sequence[int], repair
         within=list(best),
         ranked_levels=len(most),
         total=total,
-        repair_nodes=repair_nodes,
+        repair_subtree=SMALL,
     )
     return choice, calls(best)
 
@@ -236,7 +242,6 @@ def shortlist(
     codes: int,
     subtree: FloatArray,
     most: Sequence[int],
-    repair_nodes: int,
 ) -> list[tuple[Forecast, Choice]]:
     """Choices that are worth trying, and what they are expected to need.
 
@@ -251,24 +256,23 @@ def shortlist(
         codes: nodes of level 1.
         subtree: see `DraftErrors`.
         most: nodes that the draft ranks at each level at most.
-        repair_nodes: see `search.search`.
     """
     chosen = [
         (without_speculation(levels, k, costs), Choice(speculation="none")),
-        (trie_alone(codes, k, costs, subtree), Choice(speculation="trie", most=[codes], repair_nodes=repair_nodes)),
+        (trie_alone(codes, k, costs, subtree), Choice(speculation="trie", most=[codes], repair_subtree=WHOLE)),
     ]
     if errors is None:
         return chosen
     drafts = []
-    for limits, total in limits_to_try(errors, costs.batch):
-        made = forecast(limits, errors, costs, repair_nodes=repair_nodes, total=total)
+    for (limits, total), repair_subtree in product(limits_to_try(errors, costs.batch), (SMALL, WHOLE)):
+        made = forecast(limits, errors, costs, repair_subtree=repair_subtree, total=total)
         choice = Choice(
             speculation="draft",
             most=[min(each, total or each) for each in most],
             within=list(limits),
             ranked_levels=len(most),
             total=total,
-            repair_nodes=repair_nodes,
+            repair_subtree=repair_subtree,
         )
         drafts.append((made, choice))
     drafts.sort(key=lambda option: option[0].milliseconds)

@@ -83,7 +83,7 @@ class Frontier:
 
 @torch.inference_mode()
 def search(
-    target: ScoredTree, proposal: Tensor, k: int, *, rule: BeamRule | None = None, repair_nodes: int = 0
+    target: ScoredTree, proposal: Tensor, k: int, *, rule: BeamRule | None = None, repair_subtree: int = 0
 ) -> SearchResult:
     """The `k` best identifiers for every request of `target`.
 
@@ -93,7 +93,7 @@ def search(
             fills up. [B, 0]: the target's own beam search, one level a call.
         k: list length and beam width.
         rule: how beams are ranked; default: by score.
-        repair_nodes: most nodes of the subtrees below missing beams that a later call takes along.
+        repair_subtree: a later call takes the subtree below a missing beam along where it has no more inner nodes.
     """
     rule = rule or BestScore()
     batch, levels = len(target.nodes), target.trie.num_levels
@@ -117,7 +117,7 @@ def search(
             rows, rule = rows[left], rule.select(left)
             target.select(left)
             path = [frontier.select(left) for frontier in path]
-        new = repair(target.trie, path, repair_nodes)
+        new = repair(target.trie, path, repair_subtree)
 
 
 def beam_search(target: ScoredTree, k: int) -> SearchResult:
@@ -158,13 +158,18 @@ def verify(target: ScoredTree, rule: BeamRule, path: list[Frontier]) -> list[Fro
 
 
 def repair(trie: DeviceTrie, path: list[Frontier], limit: int) -> Tensor:
-    """[B, W] the missing beams and up to `limit` nodes of their subtrees."""
+    """[B, W] the missing beams and those of their subtrees that have at most `limit` inner nodes."""
     inner = path[1:]  # the root is never missing once it is scored
     nodes = torch.cat([frontier.nodes for frontier in inner], dim=1)
     missing = left_aligned(nodes, torch.cat([frontier.missing for frontier in inner], dim=1))
     if not limit:
         return missing
-    below = trie.descendants(missing, limit, 1)
+    sizes = trie.num_below(missing)
+    small = (missing >= 0) & (sizes > 0) & (sizes <= limit)
+    width = int(torch.where(small, sizes, 0).sum(1).max())
+    if not width:
+        return missing
+    below = trie.descendants(left_aligned(missing, small), width, 1)
     return torch.cat([missing, left_aligned(below, below >= 0)], dim=1)
 
 

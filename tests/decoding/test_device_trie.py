@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from atspeed_core.decoding.device_trie import NO_NODE, DeviceTrie
 from atspeed_core.identifiers.trie import build_trie
+from tests.tiny_models import make_catalog
 
 LEVELS = 3
 identifiers = st.lists(st.tuples(*[st.integers(0, 4)] * LEVELS), min_size=1, max_size=30)
@@ -147,3 +148,12 @@ def test_lookups_never_wait_for_the_device():
     assert trie.ancestors(nodes).shape == (2, 5, LEVELS)
     for lookup in (trie.codes, trie.parents, trie.depth_of):
         assert lookup(nodes).shape == (2, 5)
+
+
+def test_inner_nodes_below_are_counted() -> None:
+    catalog = make_catalog([(0, 0, 0), (0, 1, 0), (0, 1, 1), (2, 0, 0)])
+    trie = DeviceTrie.build(catalog.trie)
+    nodes = torch.arange(-1, trie.num_nodes)
+    expected = [int((trie.descendants(node.view(1, 1), 20) >= 0).sum()) if node >= 0 else 0 for node in nodes]
+    assert trie.num_below(nodes).tolist() == expected
+    assert expected[1:4] == [5, 2, 1]

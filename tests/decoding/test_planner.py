@@ -39,7 +39,7 @@ def errors(users: int = 200) -> DraftErrors:
 def choose(node: float, call: float, draft: DraftErrors | None, **options: float) -> tuple[Choice, Forecast]:
     batch, most = int(options.pop("batch", 1)), (400, 400, 400)
     given = costs(node, call, batch=batch)
-    found = shortlist(draft, given, k=5, levels=4, codes=90, subtree=SUBTREE, most=most, repair_nodes=50)
+    found = shortlist(draft, given, k=5, levels=4, codes=90, subtree=SUBTREE, most=most)
     assert [choice.speculation for _, choice in found[:2]] == ["none", "trie"]
     made, choice = min(found, key=lambda option: option[0].milliseconds)
     return choice, made
@@ -65,16 +65,19 @@ def test_dearer_nodes_give_narrower_drafts() -> None:
 
 
 def test_a_forecast_counts_calls_and_nodes() -> None:
-    made = forecast((1.0, 1.0, 1.0), errors(), costs(0.0, 10.0), repair_nodes=0)
-    assert made.calls == pytest.approx(1.75, abs=0.01)  # a quarter of the users lies within 1.0
-    assert made.milliseconds == pytest.approx(1.0 + 30.0 + 0.75 * 10.0, abs=0.1)
+    made = forecast((1.0, 1.0, 1.0), errors(), costs(0.0, 10.0), repair_subtree=0)
+    assert made.calls == pytest.approx(2.5, abs=0.01)  # a quarter of the users lies within 1.0; no subtree is taken
+    assert made.milliseconds == pytest.approx(1.0 + 30.0 + 1.5 * 10.0, abs=0.1)
+    whole = forecast((1.0, 1.0, 1.0), errors(), costs(0.0, 10.0), repair_subtree=9)
+    assert whole.calls == pytest.approx(1.75, abs=0.01)
+    assert whole.nodes > made.nodes
     drafted = 3 * 16
     assert made.nodes == pytest.approx(drafted + 0.75 * 10 + 0.0, abs=0.2)  # five beams missing at two levels
 
 
 def test_a_batch_waits_for_its_widest_request() -> None:
-    single = forecast((1.0, 1.0, 1.0), errors(), costs(0.1, 10.0), repair_nodes=0)
-    together = forecast((1.0, 1.0, 1.0), errors(), costs(0.1, 10.0, batch=16), repair_nodes=0)
+    single = forecast((1.0, 1.0, 1.0), errors(), costs(0.1, 10.0), repair_subtree=0)
+    together = forecast((1.0, 1.0, 1.0), errors(), costs(0.1, 10.0, batch=16), repair_subtree=0)
     assert together.milliseconds > single.milliseconds
     assert together.calls == single.calls
 
@@ -98,23 +101,23 @@ def test_limits_are_tightened_until_no_request_drafts_more_than_the_total() -> N
             int((level[user] <= limit + 1e-9).sum()) for level, limit in zip(made.levels, limits, strict=True)
         )
         assert 88 <= drafted <= 92  # ties stand between
-    capped = forecast(wide, made, costs(0.1, 10.0), repair_nodes=0, total=90)
-    assert capped.calls > forecast(wide, made, costs(0.1, 10.0), repair_nodes=0).calls
+    capped = forecast(wide, made, costs(0.1, 10.0), repair_subtree=0, total=90)
+    assert capped.calls > forecast(wide, made, costs(0.1, 10.0), repair_subtree=0).calls
 
 
 def test_nodes_go_to_the_level_that_needs_them() -> None:
     """The draft is right at level 1 and 3 within 0.8 and off by up to 4.0 at level 2."""
-    few, calls = fewest_calls(errors(), 90, most=(400, 400, 400), repair_nodes=9)
+    few, calls = fewest_calls(errors(), 90, most=(400, 400, 400))
     assert few.total == 90
     assert few.within[1] is not None
     assert few.within[0] is not None
     assert few.within[1] > few.within[0]
-    _, more = fewest_calls(errors(), 120, most=(400, 400, 400), repair_nodes=9)
+    _, more = fewest_calls(errors(), 120, most=(400, 400, 400))
     assert 1 <= more < calls
 
 
 def test_a_plan_is_read_as_it_was_written_and_the_nearest_kind_is_taken(tmp_path: Path) -> None:
-    draft = Choice(speculation="draft", most=[8, 8], within=[1.5, None], ranked_levels=2, repair_nodes=9)
+    draft = Choice(speculation="draft", most=[8, 8], within=[1.5, None], ranked_levels=2, repair_subtree=9)
     kinds = [(40, 5, 1, draft), (80, 5, 1, Choice(speculation="none")), (40, 10, 32, Choice(speculation="trie"))]
     plan = Plan([Planned(prompt_tokens=p, k=k, batch=b, choice=c) for p, k, b, c in kinds], {"device": "here"})
     plan.save(tmp_path / "plan.json")

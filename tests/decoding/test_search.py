@@ -86,7 +86,7 @@ def trees(draw: st.DrawFn) -> tuple[list[tuple[int, ...]], int, int, int, int]:
 @settings(max_examples=100, deadline=None)
 @given(trees(), st.booleans())
 def test_no_proposal_changes_a_list_whether_best_or_drawn(tree, drawn):
-    codes, k, proposed, repair_nodes, seed = tree
+    codes, k, proposed, repair_subtree, seed = tree
     catalog, histories = make_catalog(codes), [["0"] * 3, [str(len(codes) - 1)], ["0", str(len(codes) - 1)]]
     rng, trie = random.Random(seed), catalog.trie
     rows = []
@@ -100,13 +100,13 @@ def test_no_proposal_changes_a_list_whether_best_or_drawn(tree, drawn):
     rule = GumbelTopK(seed, torch.arange(3), 2.0) if drawn else None
     start = torch.zeros(3, 0, dtype=torch.long)
     plain = search(make_tree(catalog, histories), start, k, rule=rule)
-    found = search(make_tree(catalog, histories), proposal, k, rule=rule, repair_nodes=repair_nodes)
+    found = search(make_tree(catalog, histories), proposal, k, rule=rule, repair_subtree=repair_subtree)
     clear = plain.margin > 1e-4
     assert found.leaves[clear].tolist() == plain.leaves[clear].tolist()
     assert found.beams[clear].tolist() == plain.beams[clear].tolist()
     torch.testing.assert_close(found.scores[clear], plain.scores[clear], atol=1e-3, rtol=1e-4)
     assert (found.target_calls <= trie.num_levels).all()
-    if repair_nodes == 100 and trie.first_leaf <= 100:
+    if repair_subtree == 100 and trie.first_leaf <= 100:
         assert (found.target_calls <= 2).all()
 
 
@@ -119,7 +119,7 @@ def test_lists_drawn_without_replacement_follow_the_law_of_the_target():
     pairs = {(i, j): law[i] * law[j] / (1 - law[i]) for i in range(7) for j in range(7) if i != j}
     rule = GumbelTopK(5, torch.arange(batch), temperature)
     proposal = torch.arange(1, 3).expand(batch, -1)  # right or wrong, it must not matter
-    found = search(make_tree(catalog, [["1", "2"]] * batch), proposal, k, rule=rule, repair_nodes=1)
+    found = search(make_tree(catalog, [["1", "2"]] * batch), proposal, k, rule=rule, repair_subtree=1)
     drawn = [tuple(row) for row in (found.leaves - catalog.trie.first_leaf).tolist()]
     observed = [drawn.count(pair) for pair in pairs]
     assert chisquare(observed, [batch * p for p in pairs.values()]).pvalue > 1e-4
@@ -157,7 +157,7 @@ def test_a_proposal_that_is_always_wrong_changes_no_list_and_accepts_no_step(cod
 def test_a_repair_with_whole_subtrees_ends_the_search(codes):
     catalog = make_catalog(codes)
     histories = [["1", "2"], ["9", "3", "4"]]
-    found = search(make_tree(catalog, histories), torch.zeros(2, 0, dtype=torch.long), 2, repair_nodes=100)
+    found = search(make_tree(catalog, histories), torch.zeros(2, 0, dtype=torch.long), 2, repair_subtree=100)
     assert found.leaves.tolist() == beam_search(make_tree(catalog, histories), 2).leaves.tolist()
     assert found.target_calls.tolist() == [2, 2]
     assert found.target_nodes.tolist() == [2 * 4, 2 * 4]  # two beams of level 1 with their three children
@@ -167,7 +167,7 @@ def test_all_codes_of_level_one_leave_two_calls_at_any_k(codes):
     catalog = make_catalog(codes)
     for k in (1, 5, 24):
         tree = make_tree(catalog, [["1", "2"], ["5"]])
-        found = search(tree, propose_level_one(tree.trie, 2, 4), k, repair_nodes=100)
+        found = search(tree, propose_level_one(tree.trie, 2, 4), k, repair_subtree=100)
         assert found.leaves.tolist() == beam_search(make_tree(catalog, [["1", "2"], ["5"]]), k).leaves.tolist()
         assert (found.target_calls <= 2).all()
 
