@@ -11,7 +11,7 @@ export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site
 export DO_NOT_TRACK := true
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup run bench test test-services lint format airflow rollback mlflow mlflow-send lock clean
+.PHONY: help setup run bench test test-exactness test-services lint format airflow rollback mlflow mlflow-send lock clean
 
 help: ## Show the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -39,6 +39,9 @@ bench: setup ## Measure decoding side by side, after make run (QUICK=1: three mi
 
 test: setup ## Run the tests
 	@HF_HUB_OFFLINE=1 python -m pytest
+
+test-exactness: setup ## Compare strict lists with those of generate on thousands of random cases
+	@HF_HUB_OFFLINE=1 ATSPEED_EXAMPLES=$${CASES:-2000} python -m pytest --timeout 1800 tests/decoding/test_search.py
 
 test-services: setup ## Run nights through a real Airflow, MLflow and PostgreSQL, started for the purpose
 	@HF_HUB_OFFLINE=1 python -m pytest -x -m services tests/integration

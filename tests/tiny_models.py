@@ -1,6 +1,7 @@
 """Tiny catalogues and random models for the tests of decoding and training."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -8,6 +9,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from atspeed_core import Recommender
 from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.decoding.device_trie import DeviceTrie
+from atspeed_core.decoding.llama import LlamaDecoder
+from atspeed_core.decoding.plan import Plan
 from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models.building import build_model, save_model
@@ -45,6 +48,21 @@ def make_recommender(catalog: Catalog, folder: Path, *, draft_seed: int = 2, **o
     for name, seed in (("target", 1), ("draft", draft_seed)):
         save_model(folder / name, make_model(tokenizer, seed=seed), tokenizer, instruction="")
     return Recommender.load(folder / "target", folder / "draft", folder / "identifiers.json", device="cpu", **options)
+
+
+def build_recommender(catalog: Catalog, *, draft_seed: int, **options: Any) -> Recommender:
+    """As `make_recommender`, without files."""
+    tokenizer = build_tokenizer(catalog.code_tokens)
+    encoder = PromptEncoder.build(tokenizer, catalog, max_history=20)
+    models = [make_model(tokenizer, seed=seed) for seed in (1, draft_seed)]
+    target, draft = (
+        CodeModel(model, encoder.code_ids, LlamaDecoder.of(model, "tiny", prefix=encoder.prefix)) for model in models
+    )
+    trie, chosen = (
+        DeviceTrie.build(catalog.trie),
+        {"plan": Plan([], {}), "draft_steps": 3, "temperature": 1.0, **options},
+    )
+    return Recommender(catalog, encoder, target, draft, trie, **chosen)
 
 
 def make_tree(catalog: Catalog, histories: list[list[str]], *, seed: int = 1) -> ScoredTree:
