@@ -58,11 +58,8 @@ def build_recommender(catalog: Catalog, *, draft_seed: int, **options: Any) -> R
     target, draft = (
         CodeModel(model, encoder.code_ids, LlamaDecoder.of(model, "tiny", prefix=encoder.prefix)) for model in models
     )
-    trie, chosen = (
-        DeviceTrie.build(catalog.trie),
-        {"plan": Plan([], {}), "draft_steps": 3, "temperature": 1.0, **options},
-    )
-    return Recommender(catalog, encoder, target, draft, trie, **chosen)
+    chosen: dict[str, Any] = {"plan": Plan([], {}), "draft_steps": 3, "temperature": 1.0, **options}
+    return Recommender(catalog, encoder, target, draft, DeviceTrie.build(catalog.trie), **chosen)
 
 
 def make_tree(catalog: Catalog, histories: list[list[str]], *, seed: int = 1) -> ScoredTree:
