@@ -41,7 +41,7 @@ test: setup ## Run the tests
 	@HF_HUB_OFFLINE=1 python -m pytest
 
 test-exactness: setup ## Compare strict lists with those of generate on thousands of random cases
-	@HF_HUB_OFFLINE=1 ATSPEED_EXAMPLES=$${CASES:-1000} python -m pytest --timeout 1800 tests/decoding/test_search.py
+	@HF_HUB_OFFLINE=1 ATSPEED_EXAMPLES=$${CASES:-500} python -m pytest --timeout 1800 tests/decoding/test_search.py
 
 test-services: setup ## Run nights through a real Airflow, MLflow and PostgreSQL, started for the purpose
 	@HF_HUB_OFFLINE=1 python -m pytest -x -m services tests/integration

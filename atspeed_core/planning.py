@@ -35,7 +35,8 @@ NODE_GRID = (0, 1, 16, 48, 96, 192, 384)  # a later call of 0 nodes costs nothin
 LEAST_POINTS = 3  # of a cost curve: its end is extrapolated from the last two
 ERROR_BATCH = 32
 USUAL_K = 10  # beams of the verification that is timed with a call
-TRIALS = 8  # batches of requests on which the shortlisted choices are tried
+TRIALS, TRIALS_OF_A_BATCH = 8, 3  # requests, or batches of them, on which the shortlisted choices are tried
+HOPELESS = 1.3  # times the forecast of no speculation: not tried
 GAIN = 0.97  # speculation must gain at least this much: below that the difference is noise
 
 Histories = Sequence[Sequence[str]]
@@ -91,7 +92,7 @@ def make_plan(
                 subtree=subtree,
                 most=ranked_most(recommender, k),
             )
-            nearest = [histories[i] for i in order[: batch * TRIALS].tolist()]
+            nearest = [histories[i] for i in order[: TRIALS if batch == 1 else batch * TRIALS_OF_A_BATCH].tolist()]
             planned.append(tried(recommender, timed, options, nearest, prompt_tokens=tokens, k=k, batch=batch))
     return Plan(planned, {**plan_facts(timed, len(histories)), "cost_curves": curves})
 
@@ -254,6 +255,7 @@ def tried(
     Speculation has to gain: where the first option, none, is as fast but for noise, it stays. Where the timed target is
     not the recommender's own (its lists, and so the calls, would not be those of the draft), the forecasts decide.
     """
+    options = [option for option in options if option[0].milliseconds <= HOPELESS * options[0][0].milliseconds]
     if timed is recommender:
         starts = range(0, len(histories), batch)
         batches = [[histories[i % len(histories)] for i in range(start, start + batch)] for start in starts]

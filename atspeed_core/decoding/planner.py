@@ -21,7 +21,8 @@ from atspeed_core.decoding.plan import SMALL, WHOLE, Choice
 
 FloatArray = NDArray[np.float64]
 SHARES = (0.3, 0.55, 0.75, 0.88, 0.95, 1.0)  # of users that a limit covers: the candidates tried
-TOTALS = (0.5, 0.8, 0.95)  # of users whose nodes a limit to all nodes of a request leaves alone
+TOTALS = (0.5, 0.8, 0.95)  # of users whose nodes a limit to all nodes of a request leaves alone: tried for the
+PROMISING = 12  # best candidates without one
 OFFSETS = (
     -2.0,
     -1.0,
@@ -138,17 +139,6 @@ def below_nothing(limits: tuple[float, ...]) -> bool:
     return any(before == NOTHING != limit for before, limit in pairwise(limits))
 
 
-def limits_to_try(errors: DraftErrors, batch: int) -> list[tuple[tuple[float, ...], int | None]]:
-    """Candidates for `cheapest`; in batches, where the widest request sets the cost, with totals as well."""
-    found: list[tuple[tuple[float, ...], int | None]] = []
-    for limits in candidates(errors):
-        found.append((limits, None))
-        if batch > 1:
-            totals = np.quantile(drafted_nodes(limits, errors), TOTALS)
-            found += [(limits, total) for total in sorted({max(1, int(total)) for total in totals})]
-    return found
-
-
 def drafted_nodes(limits: tuple[float, ...], errors: DraftErrors) -> FloatArray:
     """[U] nodes within `limits` of the draft's K-th best."""
     pairs = zip(errors.levels, limits, strict=True)
@@ -263,8 +253,9 @@ def shortlist(
     ]
     if errors is None:
         return chosen
-    drafts = []
-    for (limits, total), repair_subtree in product(limits_to_try(errors, costs.batch), (SMALL, WHOLE)):
+    drafts: list[tuple[Forecast, Choice]] = []
+
+    def consider(limits: tuple[float, ...], repair_subtree: int, total: int | None) -> None:
         made = forecast(limits, errors, costs, repair_subtree=repair_subtree, total=total)
         choice = Choice(
             speculation="draft",
@@ -275,6 +266,14 @@ def shortlist(
             repair_subtree=repair_subtree,
         )
         drafts.append((made, choice))
+
+    for limits in candidates(errors):
+        for repair_subtree in (SMALL, WHOLE):
+            consider(limits, repair_subtree, None)
+    for _, choice in sorted(drafts, key=lambda option: option[0].milliseconds)[:PROMISING]:
+        limits = tuple(limit for limit in choice.within if limit is not None)
+        for total in sorted({max(1, int(n)) for n in np.quantile(drafted_nodes(limits, errors), TOTALS)}):
+            consider(limits, choice.repair_subtree, total)
     drafts.sort(key=lambda option: option[0].milliseconds)
     best = drafts[0][0].nodes
     bounds = [(0.0, 1.0), *((0.0, share) for share in NARROWER), (WIDER, np.inf)]

@@ -65,7 +65,9 @@ def _filter(values: Any, unwanted: Any) -> None:
 
 
 def _method_in(path: str) -> str | None:
-    """The method in a path, as in models/drafts/sft/curves.csv or results/sft.json."""
+    """The method in a path, as in models/drafts/sft/curves.csv or results/sft.json; code belongs to all methods."""
+    if path.endswith(".py"):
+        return None
     parts = {PurePosixPath(part).stem for part in path.split("/")}
     return next((method for method in get_args(Method) if method in parts), None)
 
