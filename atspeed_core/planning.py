@@ -53,7 +53,7 @@ def make_plan(
     repetitions: int,
     timed: Recommender | None = None,
     errors: Errors | None = None,
-    longest_call: float = float("inf"),
+    longest_call: float = 1.0,
 ) -> Plan:
     """Measure costs and the draft's errors and choose for every prompt length, K and batch size.
 
