@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 from atspeed_core.files import read_json, write_json
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models.building import build_model, save_model
+from atspeed_core.models.one_shot import OneShotDraft, save_one_shot
 from atspeed_core.models.tokenizer import build_tokenizer
 from atspeed_core.models.warm_start import choose_start
 from atspeed_core.settings import load_params
@@ -37,7 +38,12 @@ PARAMS: dict[str, Any] = {
         "warm": {"max_epochs": 1, "learning_rate": STILL},
     },
     "cache_topk": {"top_k": 4, "compare_users": 2},
-    "align_draft": {"architecture": SHAPE, "num_updates": 4, "warm": {"num_updates": 2, "learning_rate": STILL}},
+    "align_draft": {
+        "architecture": SHAPE,
+        "num_updates": 4,
+        "warm": {"num_updates": 2, "learning_rate": STILL},
+        "one_shot": {"hidden_size": 8, "num_updates": 4, "warm": {"num_updates": 2, "learning_rate": STILL}},
+    },
     "evaluate": {"ks": [1, 4], "draft_beams": 4},
 }
 DVC_YAML = {"stages": {"drafts": {"cmd": "true", "outs": ["models/drafts/atspeed_r"]}}}  # an out that was never made
@@ -108,9 +114,12 @@ def write_processed(folder: Path, num_items: int) -> None:
 
 
 def save_models(folder: Path) -> None:
-    """A target and one draft with random weights, for the identifiers of `folder`."""
-    tokenizer = build_tokenizer(Catalog.load(folder / "data" / "identifiers" / "identifiers.json").code_tokens)
-    architecture = load_params(folder / "params.yaml").align_draft.architecture
+    """A target and two drafts with random weights, for the identifiers of `folder`."""
+    catalog = Catalog.load(folder / "data" / "identifiers" / "identifiers.json")
+    tokenizer, settings = build_tokenizer(catalog.code_tokens), load_params(folder / "params.yaml").align_draft
+    architecture = settings.architecture
+    draft = OneShotDraft(settings.one_shot, catalog, max_history=5, seed=13)
+    save_one_shot(folder / "models" / "drafts" / "one_shot", draft, catalog)
     for name, seed in (("target", 11), ("drafts/sft", 12)):
         model = build_model(architecture, tokenizer, seed=seed)
         save_model(folder / "models" / name, model, tokenizer, instruction="")
@@ -125,7 +134,9 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Night:
     night.stage("build_identifiers")
     save_models(night.folder)
     night.run("dvc", "remote", "add", "--default", "--quiet", "store", str(night.folder.parent / "remote"))
-    night.run("dvc", "add", "--quiet", "data/identifiers", "models/target", "models/drafts/sft")
+    night.run(
+        "dvc", "add", "--quiet", "data/identifiers", "models/target", "models/drafts/sft", "models/drafts/one_shot"
+    )
     (night.folder / ".gitignore").write_text("/data/processed/\n/data/champion/\n/outbox/\n")
     night.commit()
     night.run("dvc", "push")
@@ -163,7 +174,7 @@ def test_a_night_goes_on_from_the_champion(first: Night, second: Night) -> None:
     champion = second.folder / "data" / "champion"
     assert read_json(champion / "origin.json") == {"commit": commit, "base_model": None}
     assert {path.name for path in champion.iterdir()} == {"origin.json", "identifiers", "target", "drafts"}
-    assert [path.name for path in (champion / "drafts").iterdir()] == ["sft"]
+    assert sorted(path.name for path in (champion / "drafts").iterdir()) == ["one_shot", "sft"]
     weights = "models/target/model.safetensors"
     assert (champion / "target/model.safetensors").read_bytes() == (first.folder / weights).read_bytes()
 
@@ -180,6 +191,16 @@ def test_a_night_goes_on_from_the_champion(first: Night, second: Night) -> None:
     second.stage("cache_topk")
     assert second.stage("align_draft", "--method", "sft")["started_from"] == commit
     assert_same_weights(second.folder / "models/drafts/sft", first.folder / "models/drafts/sft")
+    assert second.stage("align_draft", "--method", "one_shot")["started_from"] == commit
+    now, before = (load_file(night.folder / "models/drafts/one_shot/model.safetensors") for night in (second, first))
+    assert len(now["head.bias"]) > len(before["head.bias"])  # prefixes of the new items
+    torch.testing.assert_close(now["blocks.0.inner.weight"], before["blocks.0.inner.weight"], atol=1e-6, rtol=0)
+    second.write_params(
+        warm_start={"commit": "nightly/2016-01-01"},
+        align_draft={**PARAMS["align_draft"], "one_shot": {"hidden_size": 16, "num_updates": 2}},
+    )
+    facts = second.stage("align_draft", "--method", "one_shot")
+    assert facts["start_reason"] == "the champion's drafts/one_shot has another shape: hidden_size 8, now 16"
     facts = second.stage("align_draft", "--method", "atspeed_r")
     assert facts["start_reason"] == "the champion has no drafts/atspeed_r"
     assert facts["started_from"] == "scratch"
