@@ -52,6 +52,7 @@ PRESET: dict[str, Any] = {
             "draft_beams": 8,
             "draft_steps": 2,
             "timing_users": 4,
+            "plan": {"users": 16, "batches": [1], "prompt_percentiles": [50], "repetitions": 1},
             "bootstrap_samples": 100,
             "exclude_history": False,
         },
