@@ -82,12 +82,22 @@ def combine(dataset: Json, results: Results, *, samples: int, seed: int) -> Json
         "baselines": results.target["baselines"],
         "methods": {method: result["verifications"] for method, result in results.methods.items()},
         "drafts": {method: result["draft"] for method, result in results.methods.items()},
+        "plans": {method: choices_alone(result["plan"]) for method, result in results.methods.items()},
         "calls_by_nodes": {method: result["calls_by_nodes"] for method, result in results.methods.items()},
         "comparisons": {
             **_ranking_comparisons(results.per_user[TARGET], samples, seed),
             **_draft_comparisons(results.per_user, samples, seed),
         },
     }
+
+
+def choices_alone(plan: Sequence[Json]) -> dict[str, list[str]]:
+    """K -> how single requests are decoded, by length of the prompt: none, trie or draft."""
+    found: dict[str, list[str]] = {}
+    for row in plan:
+        if row["batch"] == 1:
+            found.setdefault(str(row["k"]), []).append(row["choice"]["speculation"])
+    return found
 
 
 def paired_difference(

@@ -35,7 +35,7 @@ def ranking_table(metrics: Json) -> Table:
 def speed_table(metrics: Json) -> Table:
     """Acceptance, speed and identity of each method and verification."""
     rows = [
-        [method, verification, k, *_speed_cells(figures)]
+        [method, verification, k, *_speed_cells(figures), _planned(metrics, method, verification, k)]
         for method, verifications in metrics["methods"].items()
         for verification, by_k in verifications.items()
         for k, figures in rows_by_k(by_k)
@@ -44,11 +44,13 @@ def speed_table(metrics: Json) -> Table:
     note = (
         f"WS: time of {metrics['speedup_baseline']}, over the time with the draft; vs generate: the same over "
         f"transformers' generate ({timing['generate_users']} users). Oracle: a drafter that knows the answer and costs "
-        f"nothing. Times: {timing['users']} users x {timing['repetitions']} on {describe_device(metrics['device'])}; "
+        "nothing. Times are of what the plan chose for this device, which may be no speculation (none); AS and calls "
+        "are the draft's, with the usual quotas. "
+        f"Times: {timing['users']} users x {timing['repetitions']} on {describe_device(metrics['device'])}; "
         f"the rest: all {metrics['num_test_users']} test users; [95% interval]."
     )
     columns = ["method", "verification", "K", "AS", "calls", "WS", "oracle", "of oracle", "vs generate"]
-    columns += ["identical", "Recall", "NDCG", "p50 ms", "p95 ms"]
+    columns += ["identical", "Recall", "NDCG", "p50 ms", "p95 ms", "plan"]
     return Table("How fast, and the same lists?", note, columns, rows)
 
 
@@ -121,6 +123,13 @@ def markdown(table: Table) -> str:
     """A table in Markdown, with its heading and note."""
     lines = [table.columns, ["---"] * len(table.columns), *table.rows]
     return "\n".join(["", f"## {table.title}", "", table.note, "", *("| " + " | ".join(row) + " |" for row in lines)])
+
+
+def _planned(metrics: Json, method: str, verification: str, k: str) -> str:
+    """What the plan says for single requests; only strict and exact_sampling go by it."""
+    if verification not in ("strict", "exact_sampling"):
+        return ""
+    return ", ".join(dict.fromkeys(metrics["plans"][method].get(k, [])))
 
 
 def _speed_cells(figures: Json) -> list[str]:

@@ -303,7 +303,8 @@ def save_one_shot(
     folder: str | Path, draft: OneShotDraft, catalog: Catalog, *, extra_files: dict[str, str] | None = None
 ) -> None:
     """Write config.json, model.safetensors and `extra_files`, all or nothing."""
-    config = {"drafter": KIND, **_shape(draft.shape, draft.max_history), "identifiers": _digest(catalog)}
+    config = {"drafter": KIND, **_shape(draft.shape, draft.max_history), "num_units": draft.num_units}
+    config["identifiers"] = _digest(catalog)
     with replacing(folder) as temporary:
         temporary.mkdir()
         save_file({name: weight.cpu() for name, weight in draft.state_dict().items()}, temporary / WEIGHTS)

@@ -131,7 +131,7 @@ def manifest(challenger: Challenger) -> Json:
         "remote": dvc_remote(),
         "method": challenger.method,
         "paths": {name: str(path) for name, path in paths.items()},
-        "md5": {name: challenger.digests[str(path)] for name, path in paths.items()},
+        "md5": {name: challenger.digests[str(path)] for name, path in paths.items() if str(path) in challenger.digests},
         "decoding": decoding(Path("params.yaml")),
     }
 

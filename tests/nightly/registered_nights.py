@@ -45,6 +45,8 @@ OUTS = {
     "finetune_target": "models/target",
     "align_draft_sft": "models/drafts/sft",
     "align_draft_atspeed_s": "models/drafts/atspeed_s",
+    "evaluate_sft": "models/plans/sft.json",
+    "evaluate_atspeed_s": "models/plans/atspeed_s.json",
 }
 GATE = {"k": K, "min_accepted_steps": 0.0, "max_latency_ratio": 1000.0}
 RIGHT, WRONG = 1, 7  # seeds of targets
@@ -190,6 +192,7 @@ def toy_params() -> dict[str, Any]:
     params["evaluate"].update(
         ks=[1, K], draft_beams=8, draft_steps=2, timing_users=2, bootstrap_samples=50, batch_size=4
     )
+    params["evaluate"]["plan"] = {"users": 8, "batches": [1], "prompt_percentiles": [50], "repetitions": 1}
     return params
 
 

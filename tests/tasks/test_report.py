@@ -56,6 +56,9 @@ def method_result(method: str, steps: float) -> dict[str, Any]:
     curve = {"k": 5, "target_calls_expected": 1.4, "target_nodes": 70.0, "target_nodes_p95": 90.0, "users": 8}
     curve |= {"drafted_nodes": 64, "target_calls": 4 - steps, "identical_lists": 1.0}
     extra["calls_by_nodes"] = [curve]
+    extra["plan"] = [
+        {"k": 5, "batch": batch, "choice": {"speculation": name}} for batch, name in ((1, "draft"), (8, "none"))
+    ]
     return {**SHARED, **extra, "method": method, "verifications": {"strict": by_k, "relaxed": by_k}}
 
 
