@@ -52,7 +52,7 @@ def recommender_example(examples: Sequence[Example], catalog: Catalog) -> "tuple
 
 
 def weights_signature(folder: Path) -> "ModelSignature":
-    """Of a target or draft in `folder`: tokens in, logits out; of a one-shot draft: items in, scores of prefixes out."""
+    """Of a target or draft in `folder`: tokens in, logits out; of a one-shot draft: items in, scores out."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec

@@ -152,7 +152,8 @@ def test_a_champion_is_measured_on_tonights_users(deployment: Deployment, first:
     figures = json.loads((second / "results/champion.json").read_text())
     assert (figures["of"]["version"], figures["ks"], figures["num_test_users"]) == ("1", [1, 3], 7)
     rows = pd.read_parquet(second / "results/per_user/champion.parquet")
-    assert list(rows.columns) == ["user_id", "verification", "k", "accepted_steps", "target_calls", "recall", "ndcg"]
+    steps = ["accepted_steps", "target_calls", "target_nodes"]
+    assert list(rows.columns) == ["user_id", "verification", "k", *steps, "recall", "ndcg"]
     at_k = rows[rows["k"] == 3].set_index("user_id")
     assert at_k["recall"].to_dict() == {**{f"u{n}": 1.0 for n in range(6)}, "stranger": 0.0}
     assert figures["verifications"]["strict"]["3"]["recall"] == pytest.approx(6 / 7)
@@ -360,6 +361,7 @@ def test_models_of_a_commit_are_fetched_once_and_whole(deployment: Deployment, f
         "draft",
         "identifiers",
         "params.yaml",
+        "plan.json",
         "processed",
         "target",
     ]
