@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 import typer
 
 from atspeed_core.data.sequences import Example, load_full_examples
+from atspeed_core.decoding.plan import Plan
 from atspeed_core.evaluation.device import device_facts
 from atspeed_core.evaluation.lists import choose_users
 from atspeed_core.evaluation.measure import per_user_figures, timed_requests
@@ -110,13 +112,14 @@ def answerable(ks: Sequence[int], recommender: Recommender) -> list[int]:
 
 
 def measure(recommender: Recommender, examples: list[Example], settings: Evaluate) -> tuple[Json, pd.DataFrame]:
-    """K -> figures, and one row a user and K."""
+    """K -> figures, and one row a user and K; lists and steps, like the challenger's, do not depend on a plan."""
+    unplanned = replace(recommender, plan=Plan([], {}))
     figures: Json = {}
     frames = []
     known = [bool(recommender.catalog.known_items(example.history)) for example in examples]
     options = {"samples": settings.bootstrap_samples, "seed": settings.seed}
     for k in track(settings.ks, "evaluate champion at each K"):
-        frames.append(rows_at(recommender, examples, known, k, settings))
+        frames.append(rows_at(unplanned, examples, known, k, settings))
         answered = frames[-1].loc[known, ["accepted_steps", "target_calls"]]
         figures[str(k)] = {
             **mean_figures(frames[-1], ("recall", "ndcg"), **options),
@@ -129,7 +132,7 @@ def measure(recommender: Recommender, examples: list[Example], settings: Evaluat
 def rows_at(
     recommender: Recommender, examples: list[Example], known: list[bool], k: int, settings: Evaluate
 ) -> pd.DataFrame:
-    """One row a user: user_id, verification, k, accepted_steps, target_calls, recall, ndcg.
+    """One row a user: user_id, verification, k, accepted_steps, target_calls, target_nodes, recall, ndcg.
 
     A user of whose history the champion knows nothing gets an empty list and no steps. Items that it does not know
     are skipped in histories, and missed where they are the target.
