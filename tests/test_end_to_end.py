@@ -210,6 +210,7 @@ def wait_for_a_checkpoint(folder: Path, process: "subprocess.Popen[bytes]") -> N
         time.sleep(0.02)
 
 
+@pytest.mark.timeout(900)  # a start of the pipeline for every stage
 def test_a_pipeline_killed_once_in_every_stage_ends_with_the_same_results(
     project: Project, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -220,7 +221,7 @@ def test_a_pipeline_killed_once_in_every_stage_ends_with_the_same_results(
     other.run(sys.executable, "-m", "tasks.pipeline")
     for stage in stages:
         for mine, theirs in zip(other.locked(stage)["outs"], project.locked(stage)["outs"], strict=True):
-            if not mine["path"].startswith("results/"):  # those hold times, which no two runs share
+            if not mine["path"].startswith(("results/", "models/plans/")):  # those hold times, which no two runs share
                 assert mine == theirs
     assert without_times(other.metrics()) == without_times(project.metrics())
 
@@ -249,7 +250,7 @@ def run_until_stage_and_kill(project: Project, stage: str) -> None:
 def without_times(metrics: Any) -> Any:
     """The figures that depend on weights and data alone."""
     if isinstance(metrics, dict):
-        timed = ("walltime", "latency", "baseline_latency")
+        timed = ("walltime", "latency", "baseline_latency", "plans")
         return {key: without_times(value) for key, value in metrics.items() if not key.startswith(timed)}
     return metrics
 
