@@ -33,11 +33,6 @@ class Quotas:
     ranked_levels: int
     total: int | None = None
 
-    @classmethod
-    def uniform(cls, nodes: int, levels: int) -> "Quotas":
-        """`nodes` of each of the first `levels` levels, all ranked: the published choice."""
-        return cls((nodes,) * levels, (float("inf"),) * levels, levels)
-
 
 class PrefixModel(Protocol):
     """What a draft says about prefixes: the log-probabilities of their next codes."""

@@ -21,17 +21,10 @@ from atspeed_core.decoding.plan import SMALL, WHOLE, Choice
 
 FloatArray = NDArray[np.float64]
 SHARES = (0.3, 0.55, 0.75, 0.88, 0.95, 1.0)  # of users that a limit covers: the candidates tried
-TOTALS = (0.5, 0.8, 0.95)  # of users whose nodes a limit to all nodes of a request leaves alone: tried for the
-PROMISING = 12  # best candidates without one
-OFFSETS = (
-    -2.0,
-    -1.0,
-    -0.5,
-    0.0,
-    0.5,
-    1.0,
-    2.0,
-)  # of a level's limit from level 2's, where a request has its nodes given
+# Limits to all nodes of a request, tried for the best candidates without one: shares of users whom they leave alone.
+TOTALS, PROMISING = (0.5, 0.8, 0.95), 12
+# Of a level's limit from that of level 2, where the number of nodes is given and only their spread is chosen.
+OFFSETS = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)
 NOTHING = -1000.0  # a limit that no node keeps
 AMPLE = 1000.0  # log-probability below the K-th best that no ranked node exceeds
 GROUPS = 64  # random batches whose widest request is looked at
