@@ -116,10 +116,10 @@ def bench(folder: Path, method: str, device: torch.device, settings: Settings, n
     Raises:
         UserError: the folder's pipeline has not run, or something of it is damaged.
     """
-    params = load_params(folder / "params.yaml")
-    for needed in (TARGET, DRAFTS / method, IDENTIFIERS / "identifiers.json", PROCESSED):
+    for needed in (Path("params.yaml"), TARGET, DRAFTS / method, IDENTIFIERS / "identifiers.json", PROCESSED):
         if not (folder / needed).exists():
             raise UserError(f"{folder / needed}: not there; `make run` first, or name another folder with --folder")
+    params = load_params(folder / "params.yaml")
     load = partial(load_pair, folder, method, params, device)
     trained = load(None)
     test, valid = (histories(folder, part, trained) for part in ("test", "valid"))
