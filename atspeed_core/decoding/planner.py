@@ -72,14 +72,17 @@ class CallCosts:
 class DraftErrors:
     """How a draft ranks what the target chooses, for U users and L - 1 levels.
 
+    A node is drafted if it and all nodes above it stand within their levels' limits, so of each node the whole path is
+    kept: how far it and each node above it stand below the draft's K-th best of their levels.
+
     Attributes:
-        gaps: [U, levels, K] how far each of the target's beams stands below the draft's K-th best; inf: not ranked,
-            -inf: not needed for the list.
-        levels: for each level, [U, n] how far each ranked node stands below the K-th best, ascending; inf fills up.
+        beams: [U, levels, K, levels] the paths of the target's beams, level by level; inf: not ranked, -inf: not needed
+            for the list, or below the beam.
+        levels: for level 1, 2, ..., [U, n, 1], [U, n, 2], ... the paths of the ranked nodes; inf fills up.
         subtree: mean number of inner nodes below a node of each level.
     """
 
-    gaps: FloatArray
+    beams: FloatArray
     levels: list[FloatArray]
     subtree: FloatArray
 
@@ -107,20 +110,25 @@ class Forecast:
 
 def measure_errors(beams: Tensor, needed: Tensor, levels: Sequence[Level], subtree: FloatArray) -> DraftErrors:
     """Compare the target's `beams` [U, L - 1, K], of which some are `needed` [U, L - 1, K] bool, with `levels`."""
-    gaps = []
-    for depth, level in enumerate(levels):
-        same = beams[:, depth, :, None] == level.nodes[:, None, :]
-        gap = torch.where(same, level.below.unsqueeze(1), torch.inf).amin(-1)
-        gaps.append(gap.masked_fill(~needed[:, depth], -torch.inf).double().cpu().numpy())
-    return DraftErrors(np.stack(gaps, axis=1), [level.below.double().cpu().numpy() for level in levels], subtree)
+    paths = [levels[0].below.unsqueeze(-1)]
+    for level in levels[1:]:
+        above = paths[-1].gather(1, level.parents.unsqueeze(-1).expand(-1, -1, paths[-1].shape[-1]))
+        paths.append(torch.cat([above, level.below.unsqueeze(-1)], dim=-1))
+    found = torch.full((*beams.shape, len(levels)), -torch.inf, device=beams.device)
+    for depth, (level, path) in enumerate(zip(levels, paths, strict=True)):
+        ranked, place = (beams[:, depth, :, None] == level.nodes[:, None, :]).max(-1)
+        own = path.gather(1, place.unsqueeze(-1).expand(-1, -1, depth + 1))
+        own = own.masked_fill(~ranked.unsqueeze(-1), torch.inf)
+        found[:, depth, :, : depth + 1] = own.masked_fill(~needed[:, depth].unsqueeze(-1), -torch.inf)
+    return DraftErrors(found.double().cpu().numpy(), [path.double().cpu().numpy() for path in paths], subtree)
 
 
 def candidates(errors: DraftErrors) -> list[tuple[float, ...]]:
     """Limits to try: for each level those that cover certain shares of the users, for the deeper ones none at all."""
-    worst = errors.gaps.max(axis=2)  # [U, levels]
     by_level = []
-    for level in range(worst.shape[1]):
-        known = worst[np.isfinite(worst[:, level]), level]
+    for level in range(errors.beams.shape[1]):
+        worst = errors.beams[:, level, :, level].max(axis=1)
+        known = worst[np.isfinite(worst)]
         found = np.quantile(known, SHARES) if len(known) else np.zeros(1)
         by_level.append([*([NOTHING] if level else []), *sorted({round(float(limit), 3) for limit in found})])
     whole = (limits for limits in product(*by_level) if not below_nothing(limits))
@@ -132,23 +140,30 @@ def below_nothing(limits: tuple[float, ...]) -> bool:
     return any(before == NOTHING != limit for before, limit in pairwise(limits))
 
 
-def drafted_nodes(limits: tuple[float, ...], errors: DraftErrors) -> FloatArray:
-    """[U] nodes within `limits` of the draft's K-th best."""
-    pairs = zip(errors.levels, limits, strict=True)
-    return np.asarray(sum((ranked <= limit).sum(axis=1) for ranked, limit in pairs), dtype=float)
+def beyond(paths: FloatArray, limits: tuple[float, ...]) -> FloatArray:
+    """[...] how far the nodes of `paths` [..., depth] stand beyond `limits`, negative within them."""
+    return np.asarray((paths - np.array(limits[: paths.shape[-1]])).max(axis=-1))
+
+
+def ranked_nodes(limits: tuple[float, ...], errors: DraftErrors) -> FloatArray:
+    """[U] nodes within `limits`."""
+    return np.asarray(sum((beyond(level, limits) <= 0).sum(axis=1) for level in errors.levels), dtype=float)
 
 
 def tightened(limits: tuple[float, ...], errors: DraftErrors, total: int | None) -> FloatArray:
-    """[U, levels] each user's limits, so that no more than `total` nodes are drafted (see `drafters.Quotas`)."""
-    users = len(errors.gaps)
-    if total is None:
-        return np.tile(limits, (users, 1))
-    pairs = zip(errors.levels, limits, strict=True)
-    beyond = np.concatenate([ranked - limit for ranked, limit in pairs], axis=1)
-    if beyond.shape[1] <= total:
-        return np.tile(limits, (users, 1))
-    last = np.partition(beyond, total - 1, axis=1)[:, total - 1]
-    return np.array(limits) + np.minimum(0.0, last)[:, None]
+    """[U] by how much, 0 or less, each user's limits change so that about `total` nodes are drafted (`Quotas`).
+
+    Nodes that stand exactly at the last place are all counted; the drafter takes the first of them.
+    """
+    past = np.concatenate([beyond(level, limits) for level in errors.levels], axis=1)
+    if total is None or past.shape[1] <= total:
+        return np.zeros(len(past))
+    return np.minimum(0.0, np.partition(past, total - 1, axis=1)[:, total - 1])
+
+
+def beams_missing(limits: tuple[float, ...], errors: DraftErrors, total: int | None) -> NDArray[np.bool_]:
+    """[U, levels, K] needed beams of the target that are not drafted."""
+    return np.asarray(beyond(errors.beams, limits) > tightened(limits, errors, total)[:, None, None])
 
 
 def forecast(
@@ -156,9 +171,9 @@ def forecast(
 ) -> Forecast:
     """Expected need of drafting all nodes within `limits` of the draft's K-th best, no more than `total`."""
     rng = np.random.default_rng(0)
-    ranked = drafted_nodes(limits, errors)
+    ranked = ranked_nodes(limits, errors)
     drafted = np.minimum(ranked, np.inf if total is None else total)
-    missing = errors.gaps > tightened(limits, errors, total)[:, :, None]  # [U, levels, K]
+    missing = beams_missing(limits, errors, total)
     missed = np.asarray(missing.any(axis=(1, 2)))
     taken = np.where(errors.subtree <= repair_subtree, errors.subtree, 0.0)
     repaired = (missing.sum(axis=2) * (1 + taken)).sum(axis=1)
@@ -183,12 +198,12 @@ def fewest_calls(errors: DraftErrors, total: int, *, most: Sequence[int]) -> tup
 
     What differs between the candidates is how the nodes spread over the levels.
     """
-    number = errors.gaps.shape[1]
+    number = errors.beams.shape[1]
     anchor = min(1, number - 1)
     offsets = [OFFSETS if level != anchor else (0.0,) for level in range(number)]
 
     def calls(limits: tuple[float, ...]) -> float:
-        return 1 + float((errors.gaps > tightened(limits, errors, total)[:, :, None]).any(axis=(1, 2)).mean())
+        return 1 + float(beams_missing(limits, errors, total).any(axis=(1, 2)).mean())
 
     spread = [tuple(AMPLE + offset for offset in chosen) for chosen in product(*offsets)]
     best = min(spread, key=calls)
@@ -265,7 +280,7 @@ def shortlist(
             consider(limits, repair_subtree, None)
     for _, choice in sorted(drafts, key=lambda option: option[0].milliseconds)[:PROMISING]:
         limits = tuple(limit for limit in choice.within if limit is not None)
-        for total in sorted({max(1, int(n)) for n in np.quantile(drafted_nodes(limits, errors), TOTALS)}):
+        for total in sorted({max(1, int(n)) for n in np.quantile(ranked_nodes(limits, errors), TOTALS)}):
             consider(limits, choice.repair_subtree, total)
     drafts.sort(key=lambda option: option[0].milliseconds)
     best = drafts[0][0].nodes

@@ -1,24 +1,30 @@
 """Choices by cost: known costs and errors, and the choice that a person would make."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from atspeed_core.decoding.beam_rules import BestScore
 from atspeed_core.decoding.drafters import Level
 from atspeed_core.decoding.plan import Choice, Plan, Planned
 from atspeed_core.decoding.planner import (
     CallCosts,
     DraftErrors,
     Forecast,
+    beams_missing,
     fewest_calls,
     forecast,
     measure_errors,
+    ranked_nodes,
     shortlist,
     tightened,
 )
 from atspeed_core.errors import UserError
+from atspeed_core.planning import draft_errors
+from tests.tiny_models import make_catalog, make_recommender
 
 GRID = np.array([0.0, 100.0, 400.0])
 SUBTREE = np.array([4.0, 1.0, 0.0])
@@ -30,10 +36,12 @@ def costs(node: float, call: float, *, draft: float = 1.0, batch: int = 1) -> Ca
 
 
 def errors(users: int = 200) -> DraftErrors:
-    """A draft whose gaps grow from user to user; a node stands every 0.1 below the K-th best."""
-    gaps = np.linspace(0.0, 4.0, users)[:, None, None] * np.array([0.2, 1.0, 1.0])[None, :, None] * np.ones((1, 1, 5))
-    levels = [np.tile(np.arange(-5, 195) * 0.1, (users, 1)) for _ in range(3)]
-    return DraftErrors(gaps, levels, SUBTREE)
+    """A draft whose gaps grow from user to user; a node stands every 0.1 below the K-th best, and so do its parents."""
+    gaps = np.linspace(0.0, 4.0, users)[:, None] * np.array([0.2, 1.0, 1.0])
+    beams = np.where(np.tri(3, dtype=bool), gaps[:, None, :], -np.inf)  # [users, levels, levels]
+    ranked = np.tile(np.arange(-5, 195) * 0.1, (users, 1))[..., None]
+    levels = [np.concatenate([np.full((*ranked.shape[:2], depth), -np.inf), ranked], axis=2) for depth in range(3)]
+    return DraftErrors(np.repeat(beams[:, :, None], 5, axis=2), levels, SUBTREE)
 
 
 def choose(node: float, call: float, draft: DraftErrors | None, **options: float) -> tuple[Choice, Forecast]:
@@ -82,27 +90,51 @@ def test_a_batch_waits_for_its_widest_request() -> None:
     assert together.calls == single.calls
 
 
-def test_gaps_are_measured_from_the_drafts_kth_best() -> None:
-    nodes = torch.tensor([[3, 1, 2, -1], [1, 2, 3, 4]])
-    below = torch.tensor([[-1.0, 0.0, 2.0, torch.inf], [-0.5, 0.0, 1.5, 7.5]])
-    level = Level(nodes, below, torch.zeros_like(nodes))
-    beams = torch.tensor([[[2, 3]], [[5, -1]]])
-    found = measure_errors(beams, beams >= 0, [level], np.zeros(1))
-    assert found.gaps.tolist() == [[[2.0, -1.0]], [[np.inf, -np.inf]]]
-    assert found.levels[0].tolist() == [[-1.0, 0.0, 2.0, np.inf], [-0.5, 0.0, 1.5, 7.5]]
+def test_a_beam_is_as_far_off_as_the_farthest_node_of_its_path() -> None:
+    first = Level(torch.tensor([[3, 1], [1, 2]]), torch.tensor([[-1.0, 2.0], [0.0, 0.5]]), torch.zeros(2, 2).long())
+    nodes = torch.tensor([[9, 7, 8], [6, 7, -1]])
+    below = torch.tensor([[0.0, 0.1, 3.0], [-2.0, 0.0, torch.inf]])
+    second = Level(nodes, below, torch.tensor([[0, 1, 0], [1, 0, 0]]))
+    beams = torch.tensor([[[3, 2], [7, 9]], [[1, 2], [6, -1]]])
+    found = measure_errors(beams, (beams >= 0) & (beams != 2), [first, second], np.zeros(2))
+    inf = np.inf
+    assert found.beams[0].round(3).tolist() == [[[-1.0, -inf], [-inf, -inf]], [[2.0, 0.1], [-1.0, 0.0]]]
+    assert found.beams[1].round(3).tolist() == [[[0.0, -inf], [-inf, -inf]], [[0.5, -2.0], [-inf, -inf]]]
+    assert found.levels[1].round(3).tolist() == [[[-1, 0], [2, 0.1], [-1, 3]], [[0.5, -2], [0, 0], [0, inf]]]
+    missing = beams_missing((1.0, 0.5), found, None)
+    assert missing.tolist() == [[[False, False], [True, False]], [[False, False], [False, False]]]
 
 
 def test_limits_are_tightened_until_no_request_drafts_more_than_the_total() -> None:
     made = errors()
     wide = (4.0, 4.0, 4.0)
-    assert tightened(wide, made, None).tolist() == tightened(wide, made, 1000).tolist()
-    for user, limits in enumerate(tightened(wide, made, 90)):
-        drafted = sum(
-            int((level[user] <= limit + 1e-9).sum()) for level, limit in zip(made.levels, limits, strict=True)
-        )
-        assert 88 <= drafted <= 92  # ties stand between
+    assert tightened(wide, made, None).tolist() == tightened(wide, made, 1000).tolist() == [0.0] * len(made.beams)
+    for user, less in enumerate(tightened(wide, made, 90)):
+        limits = tuple(limit + less + 1e-9 for limit in wide)
+        assert 88 <= ranked_nodes(limits, made)[user] <= 92  # ties stand between
     capped = forecast(wide, made, costs(0.1, 10.0), repair_subtree=0, total=90)
     assert capped.calls > forecast(wide, made, costs(0.1, 10.0), repair_subtree=0).calls
+
+
+def test_what_is_counted_as_missing_is_what_a_drafter_leaves_out(tmp_path: Path) -> None:
+    """The forecast of every request against the proposal that the drafter makes for it."""
+    codes = [(a, b, c, 0) for a in range(6) for b in range(5) for c in range(a % 3 + 1)]
+    recommender = make_recommender(make_catalog(codes), tmp_path)
+    histories = [[str(i % 60), str((7 * i) % 60)] for i in range(24)]
+    made = draft_errors(recommender, histories, 4, np.zeros(3))
+    assert made is not None
+    for limits, total in product([(0.5, 0.3, 0.2), (1000.0, 999.0, 1000.5), (2.0, 2.0, -1000.0)], [None, 6, 15]):
+        choice = Choice(speculation="draft", most=[99] * 3, within=list(limits), ranked_levels=3, total=total)
+        left_out = []
+        for history in histories:
+            proposal = recommender.proposal(recommender.prepare([history], 4), BestScore(), choice)
+            beams = recommender.true_beams([history], 4).view(3, 4, 1)
+            left_out.append(~(beams == proposal[0]).any(-1).numpy())
+        found = np.stack(left_out) & (made.beams > -np.inf).any(-1)
+        missing = beams_missing(limits, made, total)
+        assert not (missing & ~found).any()
+        # A child may stand exactly at its parent's limit: where the total falls between the two, one is left out.
+        assert (found & ~missing).sum() <= (0.02 * found.sum() if total else 0)
 
 
 def test_nodes_go_to_the_level_that_needs_them() -> None:
