@@ -85,12 +85,12 @@ class ClockedScorer:
         self.max_history = inner.max_history
         self._inner, self._clock = inner, clock
 
-    def __call__(self, items: Tensor) -> Tensor:
+    def __call__(self, items: Tensor) -> Any:
         """See `PrefixScorer`."""
         with self._clock.running():
             return self._inner(items)
 
-    def next_log_probs(self, scores: Tensor, children: Tensor, depth: int) -> Tensor:
+    def next_log_probs(self, scores: Any, children: Tensor, depth: int) -> Tensor:
         """See `PrefixScorer`; part of the ranking, not timed."""
         return self._inner.next_log_probs(scores, children, depth)
 

@@ -1,7 +1,7 @@
 """Drafters: which trie nodes the target's first call should score along with the prompt."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -65,32 +65,32 @@ class AutoregressivePrefixes:
 
 
 class PrefixScorer(Protocol):
-    """A draft that scores all prefixes at once; see `models.one_shot.OneShotDraft`, which is one."""
+    """A draft that reads a history once for all prefixes; see `models.one_shot.OneShotDraft`, which is one."""
 
     max_history: int
 
-    def __call__(self, items: Tensor) -> Tensor:
-        """Scores [B, units] after the histories `items` [B, H]."""
+    def __call__(self, items: Tensor) -> Any:
+        """What `next_log_probs` has to know after the histories `items` [B, H]."""
         ...
 
-    def next_log_probs(self, scores: Tensor, children: Tensor, depth: int) -> Tensor:
+    def next_log_probs(self, scores: Any, children: Tensor, depth: int) -> Tensor:
         """Log-probabilities [B, n, M] of `children` of nodes of one depth, given their parents."""
         ...
 
 
 @dataclass(frozen=True)
 class OneShotPrefixes:
-    """A one-shot draft: a single small forward has scored all prefixes.
+    """A one-shot draft after its single small forward.
 
     Attributes:
         draft: the draft.
         trie: narrowed to what the requests may be recommended.
-        scores: [B, units] what the draft says after the histories.
+        scores: what the draft knows after the histories.
     """
 
     draft: PrefixScorer
     trie: DeviceTrie
-    scores: Tensor
+    scores: Any
 
     @classmethod
     def after(cls, items: Tensor, draft: PrefixScorer, trie: DeviceTrie) -> "OneShotPrefixes":

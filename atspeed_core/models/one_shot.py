@@ -1,18 +1,19 @@
-"""The one-shot drafter: one small forward over a history gives the log-probability of every prefix of the trie.
+"""The one-shot drafter: one small forward over a history, from which every prefix of the trie has a probability.
 
-An autoregressive draft runs once a level; this one scores all *units* at once, which are the prefixes down to some
-depth and the codes of the deeper levels. A softmax over the prefixes of that depth gives theirs and, summed, those of
-all depths above; below, siblings share their parent's probability by the scores of their codes. The depth is the
-deepest one that decoding drafts and that has no more than `MAX_PREFIXES` prefixes, so weights and work are bounded for
-any catalogue. Weights: two tables of [units, hidden size] float32, 18 MB for Amazon Beauty (12,023 identifiers, 18,000
-units) at hidden size 128; beside them 4 bytes a level of every item.
+An autoregressive draft runs once a level; this one reads the history once, and its state scores *units*, which are the
+prefixes down to some depth and the codes of the deeper levels. A softmax over the prefixes of one depth, where nearly
+all branching of an item trie is over, gives theirs and, summed, those of all depths above; below it siblings share
+their parent's probability by the scores of their own units, and only those that are asked for are computed. A depth
+has units of its own if decoding drafts it and it has no more than `MAX_PREFIXES` prefixes, so weights and work are
+bounded for any catalogue. Weights: two tables of [units, hidden size] float32, 18 MB for Amazon Beauty (12,023
+identifiers, 18,000 units) at hidden size 128; beside them 4 bytes a level of every item.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,8 +30,21 @@ from atspeed_core.settings import OneShot
 
 KIND = "one_shot"
 PADDING = -1
-MAX_PREFIXES = 1 << 17  # of the depth that the softmax is over
+MAX_PREFIXES = 1 << 17  # of a depth whose prefixes are units
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+class Scores(NamedTuple):
+    """What a draft knows after some histories.
+
+    Attributes:
+        log_probs: [B, n] float32 log-probabilities of the prefixes down to the depth of the softmax; that of node i + 1
+            stands at i.
+        state: [B, hidden size] what scores the units below it.
+    """
+
+    log_probs: Tensor
+    state: Tensor
 
 
 class OneShotDraft(nn.Module):
@@ -55,6 +69,8 @@ class OneShotDraft(nn.Module):
         self.shape, self.max_history = shape, max_history
         self._depth_start: list[int] = catalog.trie.depth_start.tolist()
         self._own_depths = own_depths(catalog)
+        # The depth of the softmax: that of the last drafted level would be dearer and no better.
+        self._softmax_depth = min(self._own_depths, max(1, catalog.num_levels - 2))
         self._register_trie(catalog)
         self.num_units = 1 + int(self.node_units.max())
         hidden = shape.hidden_size
@@ -77,65 +93,75 @@ class OneShotDraft(nn.Module):
         for name, array in (("item_units", units[paths]), ("node_units", units), ("parents", parents)):
             self.register_buffer(name, torch.from_numpy(array.astype(np.int32)), persistent=False)
 
-    def forward(self, items: Tensor) -> Tensor:
-        """Scores of the units after the histories `items`.
+    def forward(self, items: Tensor) -> Scores:
+        """What is known after the histories `items`.
 
         Args:
             items: [B, H] int64 places in the catalog, oldest first, padded with -1 on the left (`padded_items`).
-
-        Returns:
-            [B, units] float32. Those of prefixes are their log-probabilities, unit n - 1 is node n; those of deeper
-            codes are logits among siblings.
         """
-        raw = self.head(self._state(items)).float()
+        state = self._state(items)
+        raw = self._all_logits(state, slice(0, self._units(self._softmax_depth).stop))
         logits = raw[:, self._units(1)]
-        for depth in range(2, self._own_depths + 1):
+        for depth in range(2, self._softmax_depth + 1):
             logits = raw[:, self._units(depth)] + logits.index_select(1, self._parents(depth))
         levels = [torch.log_softmax(logits, dim=1)]
-        for depth in range(self._own_depths, 1, -1):
+        for depth in range(self._softmax_depth, 1, -1):
             levels.insert(
                 0, _summed(levels[0], self._parents(depth), self._depth_start[depth] - self._depth_start[depth - 1])
             )
-        return torch.cat([*levels, raw[:, self._depth_start[self._own_depths + 1] - 1 :]], dim=1)
+        return Scores(torch.cat(levels, dim=1), state)
 
-    def next_log_probs(self, scores: Tensor, children: Tensor, depth: int) -> Tensor:
+    def next_log_probs(self, scores: Scores, children: Tensor, depth: int) -> Tensor:
         """Log-probabilities of children given their parents, for some nodes of one depth.
 
         Args:
-            scores: [B, units] from `forward`.
-            children: [B, n, M] int64 children of nodes of depth `depth`, -1 where there is none; where codes are units
-                what is not there is left out of the siblings' sum.
+            scores: from `forward`.
+            children: [B, n, M] int64 children of nodes of depth `depth`, -1 where there is none; below the depth of the
+                softmax what is not there is left out of the siblings' sum.
             depth: 0 .. L - 1.
 
         Returns:
             [B, n, M] float32, -inf where there is no child.
         """
         units = self.node_units[children.clamp(min=1)].long()
-        found = scores.gather(1, units.flatten(1)).view(children.shape).masked_fill(children < 0, -torch.inf)
+        if depth >= self._softmax_depth:
+            found = self._logits(scores.state, units, depth + 1).masked_fill(children < 0, -torch.inf)
+            return torch.where(children >= 0, found - found.logsumexp(-1, keepdim=True), -torch.inf)
+        found = scores.log_probs.gather(1, units.flatten(1)).view(children.shape).masked_fill(children < 0, -torch.inf)
         if depth == 0:
             return found
-        if depth >= self._own_depths:
-            total = found.logsumexp(-1, keepdim=True)
-        else:
-            parents = self._units(depth).start + self.parents[children.amax(-1).clamp(min=1)].long()
-            total = scores.gather(1, parents).unsqueeze(-1)
-        return torch.where(children >= 0, found - total, -torch.inf)
+        parents = self._units(depth).start + self.parents[children.amax(-1).clamp(min=1)].long()
+        return found - scores.log_probs.gather(1, parents).unsqueeze(-1)
 
     def prefix_log_probs(self, items: Tensor) -> list[Tensor]:
-        """Log-probabilities of all prefixes of each depth 1 .. L after the histories `items` (see `forward`).
+        """Log-probabilities of all prefixes of each depth 1 .. L after the histories `items`: to look at, not to rank.
 
         Returns:
             L tensors; number t is [B, nodes of depth t + 1] float32. The probabilities of a depth sum to 1, and a
             prefix has the sum of its children's.
         """
         scores = self(items)
-        levels = [scores[:, self._units(depth)] for depth in range(1, self._own_depths + 1)]
-        for depth in range(self._own_depths + 1, len(self._depth_start) - 1):
-            parents = self._parents(depth)
-            logits = scores.index_select(1, self.node_units[self._depth_start[depth] : self._depth_start[depth + 1]])
+        levels = [scores.log_probs[:, self._units(depth)] for depth in range(1, self._softmax_depth + 1)]
+        for depth in range(self._softmax_depth + 1, len(self._depth_start) - 1):
+            parents, units = self._parents(depth), self._units(depth)
+            nodes = self.node_units[self._depth_start[depth] : self._depth_start[depth + 1]].long() - units.start
+            logits = self._all_logits(scores.state, units).index_select(1, nodes)
             above = levels[-1] - _summed(logits, parents, levels[-1].shape[1])
             levels.append(logits + above.index_select(1, parents))
         return levels
+
+    def _logits(self, state: Tensor, units: Tensor, depth: int) -> Tensor:
+        """[B, n, M] float32 scores of `units` [B, n, M], which are of nodes of one depth."""
+        every = self._units(depth)
+        if units[0].numel() >= every.stop - every.start:
+            places = (units - every.start).clamp(min=0).flatten(1)  # what is no child has any unit
+            return self._all_logits(state, every).gather(1, places).view(units.shape)
+        wanted = functional.embedding(units.flatten(1), self.head.weight)
+        return ((wanted @ state.unsqueeze(-1)).squeeze(-1) + self.head.bias[units.flatten(1)]).float().view(units.shape)
+
+    def _all_logits(self, state: Tensor, units: slice) -> Tensor:
+        """[B, n] float32 scores of all `units`."""
+        return functional.linear(state, self.head.weight[units], self.head.bias[units]).float()
 
     def _state(self, items: Tensor) -> Tensor:
         """[B, hidden size] what the last item's place knows of the history."""
@@ -153,7 +179,9 @@ class OneShotDraft(nn.Module):
         return functional.layer_norm(last, self.norm.normalized_shape, self.norm.weight, self.norm.bias).squeeze(1)
 
     def _units(self, depth: int) -> slice:
-        """The units that are prefixes of a depth."""
+        """The units of the nodes of a depth: themselves, or all deeper codes."""
+        if depth > self._own_depths:
+            return slice(self._depth_start[self._own_depths + 1] - 1, self.num_units)
         return slice(self._depth_start[depth] - 1, self._depth_start[depth + 1] - 1)
 
     def _parents(self, depth: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from atspeed_core.decoding.device_trie import NO_NODE, DeviceTrie
 from atspeed_core.files import replacing
-from atspeed_core.models.one_shot import OneShotDraft, padded_items
+from atspeed_core.models.one_shot import OneShotDraft, Scores, padded_items
 from atspeed_core.progress import track
 from atspeed_core.settings import AlignDraft
 from atspeed_core.training import losses
@@ -54,19 +54,19 @@ def one_shot_loss(draft: OneShotDraft, data: AlignmentData, cached: CachedBatch)
     return distillation(draft, draft(items), cached, data.trie)
 
 
-def distillation(draft: OneShotDraft, scores: Tensor, cached: CachedBatch, trie: DeviceTrie) -> Tensor:
+def distillation(draft: OneShotDraft, scores: Scores, cached: CachedBatch, trie: DeviceTrie) -> Tensor:
     """Mean over contexts of the sum over cached prefixes of weight(prefix) KL(p(.|prefix) || q(.|prefix)).
 
     The weight is the share of the target's K sequences that pass a prefix, p is normalised over the valid codes.
 
     Args:
         draft: says q.
-        scores: [B, units] from `draft`.
+        scores: from `draft`.
         cached: what the target says.
         trie: that of both.
     """
     depths = torch.where(cached.nodes >= 0, trie.depth_of(cached.nodes), -1)
-    total = torch.zeros((), device=scores.device)
+    total = torch.zeros((), device=scores.state.device)
     for depth in range(trie.num_levels):
         here = depths == depth
         order = here.int().argsort(dim=1, descending=True, stable=True)[:, : int(here.sum(1).max())]
@@ -78,7 +78,7 @@ def distillation(draft: OneShotDraft, scores: Tensor, cached: CachedBatch, trie:
         log_q = draft.next_log_probs(scores, children, depth)[valid]
         weights = cached.weights.gather(1, order).unsqueeze(-1).expand_as(children)[valid]
         total = total + (weights * log_p.exp() * (log_p - log_q)).sum()
-    return total / len(scores)
+    return total / len(scores.state)
 
 
 def _update(draft: OneShotDraft, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
