@@ -291,7 +291,12 @@ class Recommender:
         return self._recommendation(histories, result, k)
 
     def generate(
-        self, histories: Sequence[Sequence[str]], k: int, constraint: Constraint = "callback"
+        self,
+        histories: Sequence[Sequence[str]],
+        k: int,
+        constraint: Constraint = "callback",
+        *,
+        prompt_once: bool = False,
     ) -> Recommendation:
         """The reference lists: `transformers` generate with num_beams=k, kept to the trie by a `constraint`.
 
@@ -300,6 +305,7 @@ class Recommender:
             k: list length and beam width.
             constraint: "callback": a Python function asked once a beam; "tensor": a logits processor that looks the
                 trie up on the device for all beams at once. The lists are the same.
+            prompt_once: compute the prompts once and not, as generate does, once a beam: faster, the same lists.
         """
         self._check(k, "none", None)
         ids, mask = (t.to(self.device) for t in self.encode(histories))
@@ -315,7 +321,14 @@ class Recommender:
             excluded = [reference.exhausted(self._prefix_counts, tokens[items]) for items in seen]
             keep = reference.keep_by_callback(self._successors, excluded, ids.shape[1])
         made = reference.generate(
-            self.target.model, ids, mask, keep, k=k, num_levels=levels, pad_id=self.encoder.pad_id
+            self.target.model,
+            ids,
+            mask,
+            keep,
+            k=k,
+            num_levels=levels,
+            pad_id=self.encoder.pad_id,
+            prompt_once=prompt_once,
         )
         code_of = torch.full((int(self.encoder.code_ids.max()) + 1,), -1)
         code_of[self.encoder.code_ids] = torch.arange(len(self.encoder.code_ids))

@@ -116,11 +116,13 @@ def reference_lists(
     recommender: Recommends, examples: Sequence[Example], settings: Evaluate
 ) -> dict[int, pd.DataFrame]:
     """K -> lists of transformers' generate for all test users."""
-    batches = in_batches([example.history for example in examples], settings.batch_size)
+    by_length = sorted(range(len(examples)), key=lambda user: len(examples[user].history))  # little padding
+    batches = in_batches([examples[user].history for user in by_length], settings.batch_size)
 
     def lists_of(k: int) -> pd.DataFrame:
         progress = track(batches, f"reference lists, K = {k}")
-        return collect_lists(lambda histories, _: recommender.generate(histories, k), progress)
+        made = collect_lists(lambda histories, _: recommender.generate(histories, k, prompt_once=True), progress)
+        return made.set_axis(by_length).sort_index()
 
     return {k: lists_of(k) for k in settings.ks}
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from atspeed_core.decoding.device_trie import NO_NODE, DeviceTrie
+from atspeed_core.decoding.scored_tree import position_ids
 from atspeed_core.identifiers.trie import IntArray
 
 Prefix = tuple[int, ...]
@@ -59,8 +60,13 @@ def generate(
     k: int,
     num_levels: int,
     pad_id: int,
+    prompt_once: bool = False,
 ) -> Generated:
-    """Beam search of width `k` by transformers for left-padded `prompts` [B, S] with `mask` [B, S]."""
+    """Beam search of width `k` by transformers for left-padded `prompts` [B, S] with `mask` [B, S].
+
+    With `prompt_once` generate starts behind keys and values of the prompts that the model computed once for all beams;
+    on its own generate computes the prompt again for each beam.
+    """
     config = GenerationConfig(
         num_beams=k,
         num_return_sequences=k,
@@ -74,15 +80,27 @@ def generate(
         output_logits=k == 1,
     )
     generate: Any = model.generate  # its type depends on the configuration
-    output = generate(
-        inputs=prompts,
-        attention_mask=mask,
-        generation_config=config,
-        **keep,
-    )
+    computed = {"past_key_values": prompt_cache(model, prompts, mask, k)} if prompt_once else {}
+    output = generate(inputs=prompts, attention_mask=mask, generation_config=config, **keep, **computed)
     tokens = output.sequences[:, prompts.shape[1] :].view(len(prompts), k, num_levels)
     scores = output.sequences_scores.view(len(prompts), k) if k > 1 else _greedy_scores(tokens, output.logits)
     return Generated(tokens, scores)
+
+
+def prompt_cache(model: PreTrainedModel, prompts: Tensor, mask: Tensor, k: int) -> DynamicCache | None:
+    """Keys and values of `prompts` [B, S] but for their last token, `k` rows a request; None for one-token prompts."""
+    if prompts.shape[1] == 1:
+        return None
+    cache = DynamicCache(config=model.config)
+    model.base_model(
+        input_ids=prompts[:, :-1],
+        attention_mask=mask[:, :-1],
+        position_ids=position_ids(mask)[:, :-1],
+        past_key_values=cache,
+        use_cache=True,
+    )
+    cache.batch_repeat_interleave(k)
+    return cache
 
 
 def keep_by_callback(allowed: Successors, excluded: Sequence[set[Prefix]], prompt_length: int) -> Keep:

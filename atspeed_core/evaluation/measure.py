@@ -38,7 +38,7 @@ class Recommends(Protocol):
     def offers(self, verification: str) -> bool:
         """Whether this draft can be verified so."""
 
-    def generate(self, histories: list[list[str]], k: int) -> Recommendation:
+    def generate(self, histories: list[list[str]], k: int, *, prompt_once: bool = False) -> Recommendation:
         """The reference: transformers' constrained beam search."""
 
     def prepare_oracle(self, histories: list[list[str]], k: int) -> Callable[[], Recommendation]:
