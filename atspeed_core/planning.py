@@ -35,7 +35,7 @@ NODE_GRID = (0, 1, 16, 48, 96, 192, 384)  # a later call of 0 nodes costs nothin
 LEAST_POINTS = 3  # of a cost curve: its end is extrapolated from the last two
 ERROR_BATCH = 32
 USUAL_K = 10  # beams of the verification that is timed with a call
-TRIALS, TRIALS_OF_A_BATCH = 8, 2  # requests, or batches of them, on which the shortlist is tried; as many confirm
+TRIALS, TRIALS_OF_A_BATCH = 16, 2  # requests, or batches of them, on which the shortlist is tried; as many confirm
 HOPELESS = 1.3  # times the forecast of no speculation: not tried
 GAIN = 0.95  # speculation must gain at least this much: below that the difference is noise
 

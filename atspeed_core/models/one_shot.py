@@ -103,7 +103,8 @@ class OneShotDraft(nn.Module):
         raw = self._all_logits(state, slice(0, self._units(self._softmax_depth).stop))
         logits = raw[:, self._units(1)]
         for depth in range(2, self._softmax_depth + 1):
-            logits = raw[:, self._units(depth)] + logits.index_select(1, self._parents(depth))
+            above = logits.gather(1, self._parents(depth).expand(len(raw), -1))
+            logits = raw[:, self._units(depth)] + above
         levels = [torch.log_softmax(logits, dim=1)]
         for depth in range(self._softmax_depth, 1, -1):
             levels.insert(
