@@ -44,7 +44,7 @@ class FakeRecommender:
     def offers(self, verification: str) -> bool:
         return True
 
-    def generate(self, histories: list[list[str]], k: int) -> Answer:
+    def generate(self, histories: list[list[str]], k: int, *, prompt_once: bool = False) -> Answer:
         self.calls.append("generate")
         return self._answer(histories, k, steps=0)
 

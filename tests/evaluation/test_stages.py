@@ -74,6 +74,13 @@ def test_target_first_then_a_method(project: Path) -> None:
     assert per_user["identical"].sum() == 15
 
 
+def test_reference_lists_stand_in_the_users_order_whatever_was_made_first(recommender: Any) -> None:
+    histories = [["a", "b", "c"], ["d"], ["e", "f"], ["g", "h", "i", "j"]]
+    users = [Example(f"u{n}", history, ["x"]) for n, history in enumerate(histories)]
+    lists = evaluate_target.reference_lists(recommender, users, make_params(ks=[1]).evaluate)
+    assert lists[1]["items"].tolist() == [["c"], ["d"], ["f"], ["j"]]
+
+
 def test_batches_of_relaxed_have_their_own_seeds(project: Path, recommender: Any) -> None:
     evaluate_target.evaluate_target(make_params())
     recommender.seeds.clear()
