@@ -155,7 +155,7 @@ def draft_errors(recommender: Recommender, histories: Histories, k: int, subtree
         levels = rank(recommender.prefixes(request), quotas, BestScore(), k, len(request.ids))
         parts.append(measure_errors(found.beams, needed_beams(found, tree), levels, subtree))
     return DraftErrors(
-        np.concatenate([part.beams for part in parts]),
+        np.concatenate([part.beams for part in parts], axis=1),
         [_stacked([part.levels[i] for part in parts]) for i in range(len(most))],
         subtree,
     )
@@ -310,6 +310,7 @@ def _clock(device: torch.device) -> Callable[[], float]:
 
 
 def _stacked(parts: Sequence[FloatArray]) -> FloatArray:
-    width = max(part.shape[1] for part in parts)
-    missing = [((0, 0), (0, width - part.shape[1]), (0, 0)) for part in parts]
-    return np.concatenate([np.pad(p, m, constant_values=np.inf) for p, m in zip(parts, missing, strict=True)])
+    """[depth, U, n] the parts' [depth, users, n'] side by side, as wide as the widest."""
+    width = max(part.shape[2] for part in parts)
+    missing = [((0, 0), (0, 0), (0, width - part.shape[2])) for part in parts]
+    return np.concatenate([np.pad(p, m, constant_values=np.inf) for p, m in zip(parts, missing, strict=True)], axis=1)

@@ -9,6 +9,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise, product
 
 import numpy as np
@@ -76,9 +77,9 @@ class DraftErrors:
     kept: how far it and each node above it stand below the draft's K-th best of their levels.
 
     Attributes:
-        beams: [U, levels, K, levels] the paths of the target's beams, level by level; inf: not ranked, -inf: not needed
-            for the list, or below the beam.
-        levels: for level 1, 2, ..., [U, n, 1], [U, n, 2], ... the paths of the ranked nodes; inf fills up.
+        beams: [levels, U, levels, K] the paths of the target's beams, first axis: level by level; inf: not ranked,
+            -inf: not needed for the list, or below the beam.
+        levels: for level 1, 2, ..., [1, U, n], [2, U, n], ... the paths of the ranked nodes; inf fills up.
         subtree: mean number of inner nodes below a node of each level.
     """
 
@@ -110,24 +111,23 @@ class Forecast:
 
 def measure_errors(beams: Tensor, needed: Tensor, levels: Sequence[Level], subtree: FloatArray) -> DraftErrors:
     """Compare the target's `beams` [U, L - 1, K], of which some are `needed` [U, L - 1, K] bool, with `levels`."""
-    paths = [levels[0].below.unsqueeze(-1)]
+    paths = [levels[0].below.unsqueeze(0)]
     for level in levels[1:]:
-        above = paths[-1].gather(1, level.parents.unsqueeze(-1).expand(-1, -1, paths[-1].shape[-1]))
-        paths.append(torch.cat([above, level.below.unsqueeze(-1)], dim=-1))
-    found = torch.full((*beams.shape, len(levels)), -torch.inf, device=beams.device)
+        above = paths[-1].gather(2, level.parents.expand(len(paths), -1, -1))
+        paths.append(torch.cat([above, level.below.unsqueeze(0)]))
+    found = torch.full((len(levels), *beams.shape), -torch.inf, device=beams.device)
     for depth, (level, path) in enumerate(zip(levels, paths, strict=True)):
         ranked, place = (beams[:, depth, :, None] == level.nodes[:, None, :]).max(-1)
-        own = path.gather(1, place.unsqueeze(-1).expand(-1, -1, depth + 1))
-        own = own.masked_fill(~ranked.unsqueeze(-1), torch.inf)
-        found[:, depth, :, : depth + 1] = own.masked_fill(~needed[:, depth].unsqueeze(-1), -torch.inf)
+        own = path.gather(2, place.expand(depth + 1, -1, -1)).masked_fill(~ranked, torch.inf)
+        found[: depth + 1, :, depth] = own.masked_fill(~needed[:, depth], -torch.inf)
     return DraftErrors(found.double().cpu().numpy(), [path.double().cpu().numpy() for path in paths], subtree)
 
 
 def candidates(errors: DraftErrors) -> list[tuple[float, ...]]:
     """Limits to try: for each level those that cover certain shares of the users, for the deeper ones none at all."""
     by_level = []
-    for level in range(errors.beams.shape[1]):
-        worst = errors.beams[:, level, :, level].max(axis=1)
+    for level in range(len(errors.beams)):
+        worst = errors.beams[level, :, level].max(axis=1)
         known = worst[np.isfinite(worst)]
         found = np.quantile(known, SHARES) if len(known) else np.zeros(1)
         by_level.append([*([NOTHING] if level else []), *sorted({round(float(limit), 3) for limit in found})])
@@ -141,8 +141,9 @@ def below_nothing(limits: tuple[float, ...]) -> bool:
 
 
 def beyond(paths: FloatArray, limits: tuple[float, ...]) -> FloatArray:
-    """[...] how far the nodes of `paths` [..., depth] stand beyond `limits`, negative within them."""
-    return np.asarray((paths - np.array(limits[: paths.shape[-1]])).max(axis=-1))
+    """[...] how far the nodes of `paths` [depth, ...] stand beyond `limits`, negative within them."""
+    pairs = zip(paths, limits, strict=False)  # deeper limits do not concern them
+    return reduce(np.maximum, (below - limit for below, limit in pairs))
 
 
 def ranked_nodes(limits: tuple[float, ...], errors: DraftErrors) -> FloatArray:
@@ -198,7 +199,7 @@ def fewest_calls(errors: DraftErrors, total: int, *, most: Sequence[int]) -> tup
 
     What differs between the candidates is how the nodes spread over the levels.
     """
-    number = errors.beams.shape[1]
+    number = len(errors.beams)
     anchor = min(1, number - 1)
     offsets = [OFFSETS if level != anchor else (0.0,) for level in range(number)]
 

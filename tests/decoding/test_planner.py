@@ -38,10 +38,10 @@ def costs(node: float, call: float, *, draft: float = 1.0, batch: int = 1) -> Ca
 def errors(users: int = 200) -> DraftErrors:
     """A draft whose gaps grow from user to user; a node stands every 0.1 below the K-th best, and so do its parents."""
     gaps = np.linspace(0.0, 4.0, users)[:, None] * np.array([0.2, 1.0, 1.0])
-    beams = np.where(np.tri(3, dtype=bool), gaps[:, None, :], -np.inf)  # [users, levels, levels]
-    ranked = np.tile(np.arange(-5, 195) * 0.1, (users, 1))[..., None]
-    levels = [np.concatenate([np.full((*ranked.shape[:2], depth), -np.inf), ranked], axis=2) for depth in range(3)]
-    return DraftErrors(np.repeat(beams[:, :, None], 5, axis=2), levels, SUBTREE)
+    beams = np.where(np.tri(3, dtype=bool), gaps[:, None, :], -np.inf)  # [users, levels, levels of the path]
+    ranked = np.tile(np.arange(-5, 195) * 0.1, (1, users, 1))
+    levels = [np.concatenate([np.full((depth, *ranked.shape[1:]), -np.inf), ranked]) for depth in range(3)]
+    return DraftErrors(np.repeat(beams.transpose(2, 0, 1)[..., None], 5, axis=3), levels, SUBTREE)
 
 
 def choose(node: float, call: float, draft: DraftErrors | None, **options: float) -> tuple[Choice, Forecast]:
@@ -98,9 +98,9 @@ def test_a_beam_is_as_far_off_as_the_farthest_node_of_its_path() -> None:
     beams = torch.tensor([[[3, 2], [7, 9]], [[1, 2], [6, -1]]])
     found = measure_errors(beams, (beams >= 0) & (beams != 2), [first, second], np.zeros(2))
     inf = np.inf
-    assert found.beams[0].round(3).tolist() == [[[-1.0, -inf], [-inf, -inf]], [[2.0, 0.1], [-1.0, 0.0]]]
-    assert found.beams[1].round(3).tolist() == [[[0.0, -inf], [-inf, -inf]], [[0.5, -2.0], [-inf, -inf]]]
-    assert found.levels[1].round(3).tolist() == [[[-1, 0], [2, 0.1], [-1, 3]], [[0.5, -2], [0, 0], [0, inf]]]
+    assert found.beams[0].round(3).tolist() == [[[-1, -inf], [2, -1]], [[0, -inf], [0.5, -inf]]]
+    assert found.beams[1].round(3).tolist() == [[[-inf, -inf], [0.1, 0]], [[-inf, -inf], [-2, -inf]]]
+    assert found.levels[1].round(3).tolist() == [[[-1, 2, -1], [0.5, 0, 0]], [[0, 0.1, 3], [-2, 0, inf]]]
     missing = beams_missing((1.0, 0.5), found, None)
     assert missing.tolist() == [[[False, False], [True, False]], [[False, False], [False, False]]]
 
@@ -108,7 +108,7 @@ def test_a_beam_is_as_far_off_as_the_farthest_node_of_its_path() -> None:
 def test_limits_are_tightened_until_no_request_drafts_more_than_the_total() -> None:
     made = errors()
     wide = (4.0, 4.0, 4.0)
-    assert tightened(wide, made, None).tolist() == tightened(wide, made, 1000).tolist() == [0.0] * len(made.beams)
+    assert tightened(wide, made, None).tolist() == tightened(wide, made, 1000).tolist() == [0.0] * 200
     for user, less in enumerate(tightened(wide, made, 90)):
         limits = tuple(limit + less + 1e-9 for limit in wide)
         assert 88 <= ranked_nodes(limits, made)[user] <= 92  # ties stand between
@@ -130,7 +130,7 @@ def test_what_is_counted_as_missing_is_what_a_drafter_leaves_out(tmp_path: Path)
             proposal = recommender.proposal(recommender.prepare([history], 4), BestScore(), choice)
             beams = recommender.true_beams([history], 4).view(3, 4, 1)
             left_out.append(~(beams == proposal[0]).any(-1).numpy())
-        found = np.stack(left_out) & (made.beams > -np.inf).any(-1)
+        found = np.stack(left_out) & (made.beams > -np.inf).any(0)
         missing = beams_missing(limits, made, total)
         assert not (missing & ~found).any()
         # A child may stand exactly at its parent's limit: where the total falls between the two, one is left out.
