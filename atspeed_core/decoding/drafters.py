@@ -130,8 +130,10 @@ def rank(model: PrefixModel, quotas: Quotas, rule: BeamRule, k: int, batch: int)
     """
     nodes = torch.zeros(batch, 1, dtype=torch.long, device=model.trie.device)
     keys = scores = torch.zeros(batch, 1, device=model.trie.device)
-    levels = []
+    levels: list[Level] = []
     for depth in range(min(len(quotas.most), quotas.ranked_levels, model.trie.num_levels - 1)):
+        if not quotas.most[depth]:
+            break
         children, step = model.next_log_probs(nodes, depth)
         made = rule.extend(keys, scores, children, step)
         keys, chosen = made.keys.flatten(1).topk(min(quotas.most[depth], children[0].numel()), dim=1)

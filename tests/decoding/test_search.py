@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
@@ -62,8 +62,16 @@ def choices(draw: st.DrawFn, levels: int) -> Choice:
     )
 
 
+def quota_of_nothing(*most: int) -> Case:
+    choice = Choice(speculation="draft", most=list(most), ranked_levels=len(most))
+    codes = [(a, b, c) for a in range(3) for b in range(2) for c in range(2)]
+    return Case(codes, [["0", "3"], ["11"]], 3, 4, 2, 0, False, choice)
+
+
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cases())
+@example(quota_of_nothing(0))
+@example(quota_of_nothing(2, 0))
 def test_strict_equals_generate_on_random_tries(case):
     options = {"draft_beams": case.beams, "draft_steps": case.steps, "exclude_history": case.exclude_history}
     recommender = build_recommender(make_catalog(case.codes), draft_seed=case.draft_seed, **options)
