@@ -179,7 +179,9 @@ def propose(model: PrefixModel, quotas: Quotas, rule: BeamRule, k: int, batch: i
         return torch.zeros(batch, 0, dtype=torch.long, device=model.trie.device)
     nodes = capped(levels, quotas)
     if limit := sum(quotas.most[quotas.ranked_levels :]):
-        below = model.trie.descendants(levels[-1].nodes, limit, len(levels))
+        last = levels[-1].nodes  # what the total left out has nothing below it
+        last = torch.where((last.unsqueeze(-1) == nodes.unsqueeze(1)).any(-1), last, NO_NODE)
+        below = model.trie.descendants(last, limit, len(levels))
         nodes = torch.cat([nodes, left_aligned(below, below >= 0)], dim=1)
     return nodes
 

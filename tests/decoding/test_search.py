@@ -62,16 +62,17 @@ def choices(draw: st.DrawFn, levels: int) -> Choice:
     )
 
 
-def quota_of_nothing(*most: int) -> Case:
-    choice = Choice(speculation="draft", most=list(most), ranked_levels=len(most))
+def with_quotas(*most: int, ranked_levels: int = 2, total: int | None = None) -> Case:
+    choice = Choice(speculation="draft", most=list(most), ranked_levels=ranked_levels, total=total)
     codes = [(a, b, c) for a in range(3) for b in range(2) for c in range(2)]
     return Case(codes, [["0", "3"], ["11"]], 3, 4, 2, 0, False, choice)
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cases())
-@example(quota_of_nothing(0))
-@example(quota_of_nothing(2, 0))
+@example(with_quotas(0))
+@example(with_quotas(2, 0))
+@example(with_quotas(3, 4, ranked_levels=1, total=1))  # subtrees of what the total left out would hang in the air
 def test_strict_equals_generate_on_random_tries(case):
     options = {"draft_beams": case.beams, "draft_steps": case.steps, "exclude_history": case.exclude_history}
     recommender = build_recommender(make_catalog(case.codes), draft_seed=case.draft_seed, **options)
