@@ -218,9 +218,8 @@ class Recommender:
         if verification == "relaxed":
             return self._recommendation(histories, self._relaxed(request, seed), k)
         rule = self._rule(verification, seed, len(histories))
-        if verification == "none":
-            return self._recommendation(histories, beam_search(request.tree(self.target), k), k)
-        return self._recommendation(histories, self.speculate(request, rule), k)
+        choice = Choice(speculation="none") if verification == "none" else None
+        return self._recommendation(histories, self.speculate(request, rule, choice), k)
 
     def offers(self, verification: str) -> bool:
         """Whether `recommend` takes this verification with the draft that is loaded."""
@@ -252,7 +251,7 @@ class Recommender:
             )
         proposal = self.proposal(request, rule, choice)
         result = search(request.tree(self.target), proposal, request.k, rule=rule, repair_subtree=choice.repair_subtree)
-        if self.dtype == torch.float32 and choice.speculation != "none":
+        if self.dtype == torch.float32:
             self._settle_near_ties(result, request, rule)
         return result
 
@@ -341,11 +340,28 @@ class Recommender:
 
     @torch.inference_mode()
     def _settle_near_ties(self, result: SearchResult, request: Request, rule: BeamRule) -> None:
-        """Take decisions closer than float32 can tell from the step-by-step search; its calls are counted too."""
+        """Decide again what float32 cannot tell apart; the calls are counted too.
+
+        Another order of summation moves a score by an ulp or two, and with it such a decision. Generate decides, for
+        its rounding is what the lists are compared with; or the step-by-step search, where generate has no say:
+        drawn lists, fewer items than K, a model that stands in for another.
+        """
         rows = (result.margin < NEAR_TIE).nonzero().squeeze(1)
         if not len(rows):
             return
-        tree = request.select(rows).tree(self.target)
+        tied, levels = request.select(rows), self.trie.num_levels
+        if isinstance(rule, BestScore) and type(self.target) is CodeModel and bool((result.leaves[rows] >= 0).all()):
+            code_ids = self.encoder.code_ids.to(self.device)
+            keep = reference.keep_by_tensors(tied.trie, code_ids, len(rows), tied.ids.shape[1])
+            made = reference.generate(
+                self.target.model, tied.ids, tied.mask, keep, k=tied.k, num_levels=levels, pad_id=self.encoder.pad_id
+            )
+            result.leaves[rows] = reference.follow(tied.trie, code_ids, made.tokens)
+            result.scores[rows] = made.scores
+            result.target_calls[rows] += levels
+            result.target_nodes[rows] += (levels - 1) * tied.k
+            return
+        tree = tied.tree(self.target)
         settled = search(tree, tree.nodes[:, :0], request.k, rule=rule.select(rows))
         result.leaves[rows], result.scores[rows] = settled.leaves, settled.scores
         result.target_calls[rows] += settled.target_calls

@@ -137,20 +137,23 @@ class TrieProcessor(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """`scores` [B * K, vocabulary] after `input_ids` [B * K, S], -inf for what leads out of the trie."""
         chosen = input_ids[:, self._prompt_length :].unflatten(0, (self._batch, len(input_ids) // self._batch))
-        nodes = torch.zeros(chosen.shape[:2], dtype=torch.long, device=scores.device)
-        for depth, tokens in enumerate(chosen.unbind(-1)):
-            children = self._trie.children(nodes, depth)
-            taken = (self._tokens(children) == tokens.unsqueeze(-1)) & (children >= 0)
-            nodes = torch.where(taken, children, NO_NODE).amax(-1)
+        nodes = follow(self._trie, self._code_ids, chosen)
         children = self._trie.children(nodes, chosen.shape[2]).flatten(0, 1)
-        vocabulary = scores.shape[1]
-        places = torch.where(children >= 0, self._tokens(children), vocabulary)  # one column more, cut off below
+        vocabulary, tokens = scores.shape[1], self._code_ids[self._trie.codes(children)]
+        places = torch.where(children >= 0, tokens, vocabulary)  # one column more, cut off below
         allowed = torch.zeros(len(scores), vocabulary + 1, dtype=torch.bool, device=scores.device)
         allowed.scatter_(1, places, True)
         return scores.masked_fill(~allowed[:, :vocabulary], -torch.inf)
 
-    def _tokens(self, nodes: Tensor) -> Tensor:
-        return self._code_ids[self._trie.codes(nodes)]
+
+def follow(trie: DeviceTrie, code_ids: Tensor, tokens: Tensor) -> Tensor:
+    """[B, K] nodes that the token ids `tokens` [B, K, n] lead to from the root; NO_NODE where they leave the trie."""
+    nodes = torch.zeros(tokens.shape[:2], dtype=torch.long, device=tokens.device)
+    for depth, token in enumerate(tokens.unbind(-1)):
+        children = trie.children(nodes, depth)
+        taken = (code_ids[trie.codes(children)] == token.unsqueeze(-1)) & (children >= 0)
+        nodes = torch.where(taken, children, NO_NODE).amax(-1)
+    return nodes
 
 
 def _callback(

@@ -93,7 +93,7 @@ def test_strict_equals_generate_on_random_tries(case):
         assert not any(set(items) & set(history) for items, history in zip(strict.items, case.histories, strict=True))
     for ours, theirs in zip(strict.scores, expected.scores, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-3)
-    assert set(plain.target_calls) == {levels}
+    assert set(plain.target_calls) <= {levels, 2 * levels}
     assert set(oracle.target_calls) == {1}
     for found in (strict, by_trie, chosen):
         # A decision closer than float32 can tell is settled by a search of `levels` more calls.
@@ -101,6 +101,23 @@ def test_strict_equals_generate_on_random_tries(case):
         assert set(sums) <= {levels, 2 * levels}
     if case.draft_seed == 1 and len(case.codes) <= 40:  # the draft does the same search, and no subtree is too large
         assert strict.accepted_steps == [levels - 1] * len(case.histories)
+
+
+@pytest.mark.parametrize("k", [3, 5, 8])
+def test_a_tie_ends_as_generate_ends_it(k):
+    """Codes with the same weights: what float32 cannot tell apart, generate decides."""
+    codes = [(a, b, c) for a in range(6) for b in range(2) for c in range(2)]
+    recommender = build_recommender(make_catalog(codes), draft_seed=3, draft_beams=4, exclude_history=False)
+    model, first = recommender.target.model, recommender.encoder.code_ids[:6]
+    with torch.no_grad():
+        for weight in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
+            weight[first] = weight[first[0]].clone()
+    histories = [["0", "3"], ["11"], ["5", "17", "20"]]
+    expected = recommender.generate(histories, k)
+    for verification in ("none", "strict"):
+        found = recommender.recommend(histories, k, verification)
+        assert found.items == expected.items
+        assert min(found.target_calls) > 3  # generate's were counted
 
 
 @st.composite
