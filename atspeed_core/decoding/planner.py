@@ -197,7 +197,8 @@ def forecast(
 def fewest_calls(errors: DraftErrors, total: int, *, most: Sequence[int]) -> tuple[Choice, float]:
     """The choice with the fewest expected calls where every request drafts `total` nodes, and these calls.
 
-    What differs between the candidates is how the nodes spread over the levels.
+    What differs between the candidates is how the nodes spread over the levels. A repair takes whole subtrees along, so
+    a request that misses a beam mostly needs one call more and no third.
     """
     number = len(errors.beams)
     anchor = min(1, number - 1)
@@ -214,7 +215,7 @@ def fewest_calls(errors: DraftErrors, total: int, *, most: Sequence[int]) -> tup
         within=list(best),
         ranked_levels=len(most),
         total=total,
-        repair_subtree=SMALL,
+        repair_subtree=WHOLE,
     )
     return choice, calls(best)
 
