@@ -329,9 +329,7 @@ class Recommender:
             pad_id=self.encoder.pad_id,
             prompt_once=prompt_once,
         )
-        code_of = torch.full((int(self.encoder.code_ids.max()) + 1,), -1)
-        code_of[self.encoder.code_ids] = torch.arange(len(self.encoder.code_ids))
-        leaves = torch.tensor([[self._leaf_of[tuple(i)] for i in row] for row in code_of[made.tokens.cpu()].tolist()])
+        leaves = reference.follow(self.trie, self.encoder.code_ids.to(self.device), made.tokens).cpu()
         counts = torch.zeros(len(histories), dtype=torch.long)
         result = SearchResult(
             leaves, made.scores, counts, counts + levels, counts, leaves[:, None, :0], made.scores[:, 0]
@@ -442,12 +440,6 @@ class Recommender:
     @cached_property
     def _prefix_counts(self) -> Counter[reference.Prefix]:
         return reference.prefix_counts(self.encoder.item_tokens.numpy())
-
-    @cached_property
-    def _leaf_of(self) -> dict[tuple[int, ...], int]:
-        trie = self.catalog.trie
-        first = trie.leaf_items[trie.first_item[:-1]]
-        return {tuple(row): trie.first_leaf + j for j, row in enumerate(self.catalog.codes[first].tolist())}
 
 
 def _code_model(folder: str | Path, encoder: PromptEncoder, device: torch.device, dtype: torch.dtype) -> CodeModel:

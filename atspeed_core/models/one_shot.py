@@ -29,6 +29,7 @@ from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.settings import OneShot
 
 KIND = "one_shot"
+FORMAT = 2  # of the weights' meaning; 1: softmax over the deepest drafted level
 PADDING = -1
 MAX_PREFIXES = 1 << 17  # of a depth whose prefixes are units
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -345,9 +346,11 @@ def load_one_shot(folder: str | Path, catalog: Catalog, *, device: torch.device 
     """A saved draft in eval mode.
 
     Raises:
-        UserError: the folder holds no one-shot draft, is damaged, or was trained for other identifiers.
+        UserError: the folder holds no one-shot draft, or one that is damaged, of another format or for other identifiers.
     """
     config = _config(folder)
+    if config.get("format") != FORMAT:
+        raise UserError(f"{folder}: saved by another version of this code; run align_draft again")
     if config.get("identifiers") != _digest(catalog):
         raise UserError(f"{folder}: trained for other identifiers than the catalogue's; run align_draft again")
     try:
@@ -363,7 +366,7 @@ SHAPE = ("hidden_size", "num_layers", "num_heads")  # settings that the weights'
 
 
 def _shape(shape: OneShot, max_history: int) -> dict[str, int]:
-    return {**{name: getattr(shape, name) for name in SHAPE}, "max_history": max_history}
+    return {"format": FORMAT, **{name: getattr(shape, name) for name in SHAPE}, "max_history": max_history}
 
 
 def _config(folder: str | Path) -> dict[str, Any]:

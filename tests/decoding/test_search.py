@@ -96,7 +96,7 @@ def test_strict_equals_generate_on_random_tries(case):
     assert set(plain.target_calls) <= {levels, 2 * levels}
     assert set(oracle.target_calls) == {1}
     for found in (strict, by_trie, chosen):
-        # A decision closer than float32 can tell is settled by a search of `levels` more calls.
+        # A decision closer than float32 can tell is settled by generate, which counts as `levels` more calls.
         sums = [s + c for s, c in zip(found.accepted_steps, found.target_calls, strict=True)]
         assert set(sums) <= {levels, 2 * levels}
     if case.draft_seed == 1 and len(case.codes) <= 40:  # the draft does the same search, and no subtree is too large

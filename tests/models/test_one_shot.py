@@ -8,6 +8,7 @@ import torch
 
 from atspeed_core.decoding.device_trie import DeviceTrie
 from atspeed_core.errors import UserError
+from atspeed_core.files import read_json, write_json
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models.one_shot import (
     OneShotDraft,
@@ -111,10 +112,14 @@ def test_other_identifiers_and_damage_are_told(tmp_path: Path) -> None:
     save_one_shot(tmp_path / "draft", make_draft(catalog), catalog)
     with pytest.raises(UserError, match="other identifiers"):
         load_one_shot(tmp_path / "draft", make_catalog([(0, 0), (0, 1), (2, 0), (2, 4)]))
-    weights = tmp_path / "draft" / "model.safetensors"
+    config, weights = tmp_path / "draft" / "config.json", tmp_path / "draft" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UserError, match="damaged"):
         load_one_shot(tmp_path / "draft", catalog)
+    write_json(config, {name: value for name, value in read_json(config).items() if name != "format"})
+    with pytest.raises(UserError, match="another version"):
+        load_one_shot(tmp_path / "draft", catalog)
+    assert shape_difference(tmp_path / "draft", SHAPE, max_history=4) == "format None, now 2"
     with pytest.raises(UserError, match="no one-shot draft"):
         load_one_shot(tmp_path / "nothing", catalog)
 
