@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, get_args
@@ -25,11 +25,12 @@ from atspeed_core.decoding.drafters import (
     propose,
     propose_level_one,
 )
+from atspeed_core.decoding.graphs import CudaCapture, Graphs
 from atspeed_core.decoding.llama import LlamaDecoder
 from atspeed_core.decoding.plan import Choice, Plan
 from atspeed_core.decoding.published import UniformDrafter, search_in_rounds
 from atspeed_core.decoding.scored_tree import ScoredTree
-from atspeed_core.decoding.search import SearchResult, beam_search, search
+from atspeed_core.decoding.search import Begun, SearchResult, beam_search, begin, begin_step_by_step, finish, search
 from atspeed_core.decoding.verification import Relaxed, Strict
 from atspeed_core.errors import UserError
 from atspeed_core.identifiers.catalog import Catalog
@@ -40,6 +41,9 @@ from atspeed_core.models.prompts import PromptEncoder
 
 # One forward pass over a tree and a pass a level sum in different order; in float32 that moves scores by some 1e-6.
 NEAR_TIE = 1e-5
+
+# Graphs are captured for prompts, and for excluded nodes, of so many columns and their multiples.
+PROMPT_BUCKET, EXCLUDED_BUCKET = 16, 16
 
 VerificationName = Literal["none", "strict", "relaxed", "exact_sampling"]
 VERIFICATIONS = get_args(VerificationName)
@@ -90,6 +94,25 @@ class Request:
         """A tree behind these prompts, nothing scored yet."""
         return ScoredTree(model, self.trie, self.ids, self.mask)
 
+    def bucketed(self, max_history: int) -> Request:
+        """The same requests in tensors of one of few shapes."""
+        columns = -self.ids.shape[1] % PROMPT_BUCKET
+        ids, mask = (nn.functional.pad(part, (columns, 0)) for part in (self.ids, self.mask))
+        items = nn.functional.pad(self.items, (max_history - self.items.shape[1], 0), value=-1)
+        return Request(ids, mask, items, self.trie.bucketed(EXCLUDED_BUCKET), self.k)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What differs from one batch of requests to another."""
+        parts = {"ids": self.ids, "mask": self.mask, "items": self.items}
+        of_trie = {"allowed": self.trie.allowed, "excluded": self.trie.excluded}
+        return parts | {name: part for name, part in of_trie.items() if part is not None}
+
+    def holding(self, tensors: dict[str, Tensor]) -> Request:
+        """Such a request with other `tensors`."""
+        of_trie = {name: part for name, part in tensors.items() if name in ("allowed", "excluded")}
+        trie = replace(self.trie, **of_trie)  # type: ignore[arg-type]
+        return Request(tensors["ids"], tensors["mask"], tensors["items"], trie, self.k)
+
     def select(self, rows: Tensor) -> Request:
         """Only the requests `rows`."""
         return Request(self.ids[rows], self.mask[rows], self.items[rows], self.trie.select(rows), self.k)
@@ -109,6 +132,7 @@ class Recommender:
     draft_steps: int
     temperature: float
     exclude_history: bool
+    graphs: Graphs | None = None
 
     @classmethod
     def load(
@@ -162,6 +186,7 @@ class Recommender:
             draft_steps,
             temperature,
             exclude_history,
+            Graphs(CudaCapture()) if device.type == "cuda" else None,
         )
 
     @property
@@ -249,11 +274,51 @@ class Recommender:
                 levels=self.trie.num_levels,
                 has_draft=self.draft is not None,
             )
-        proposal = self.proposal(request, rule, choice)
-        result = search(request.tree(self.target), proposal, request.k, rule=rule, repair_subtree=choice.repair_subtree)
+        result = self._search(request, rule, choice)
         if self.dtype == torch.float32:
             self._settle_near_ties(result, request, rule)
         return result
+
+    @torch.inference_mode()
+    def _search(self, request: Request, rule: BeamRule, choice: Choice, proposal: Tensor | None = None) -> SearchResult:
+        """Search as `choice` says, or with a `proposal` of the caller's."""
+        if self.graphs is None or not self._has_a_graph(rule):
+            return finish(self.begin(request, rule, choice, proposal), rule, choice.repair_subtree)
+        with self.graphs.lock:
+            return finish(self._replayed(self.graphs, request, rule, choice, proposal), rule, choice.repair_subtree)
+
+    def begin(self, request: Request, rule: BeamRule, choice: Choice, proposal: Tensor | None = None) -> Begun:
+        """The search up to where the host first has to look: drafting, the first call and what it decides.
+
+        Without speculation it is all calls.
+        """
+        if proposal is None:
+            proposal = self.proposal(request, rule, choice)
+        tree = request.tree(self.target)
+        if proposal.shape[1] or choice.repair_subtree:
+            return begin(tree, proposal, request.k, rule)
+        return begin_step_by_step(tree, request.k, rule)
+
+    def _has_a_graph(self, rule: BeamRule) -> bool:
+        """Whether nothing but tensors decides what `begin` does: no noise of a seed, no model that is looked at."""
+        plain_draft = self.draft is None or isinstance(self.draft, nn.Module) or type(self.draft) is CodeModel
+        return isinstance(rule, BestScore) and type(self.target) is CodeModel and plain_draft
+
+    def _replayed(
+        self, graphs: Graphs, request: Request, rule: BeamRule, choice: Choice, proposal: Tensor | None
+    ) -> Begun:
+        """As `begin`, from a graph."""
+        request = request.bucketed(self.encoder.max_history)
+        inputs = request.tensors() | ({} if proposal is None else {"proposal": proposal})
+        models = id(self.target), id(self.draft), id(self.trie)  # alive as long as their graph
+        shapes = tuple((name, tuple(part.shape)) for name, part in inputs.items())
+
+        def program(given: Sequence[Tensor]) -> Begun:
+            tensors = dict(zip(inputs, given, strict=True))
+            return self.begin(request.holding(tensors), rule, choice, tensors.get("proposal"))
+
+        kind = (models, request.k, choice.model_dump_json(), shapes)
+        return graphs.run(kind, program, list(inputs.values())).forked()
 
     @torch.inference_mode()
     def proposal(self, request: Request, rule: BeamRule, choice: Choice) -> Tensor:
@@ -279,8 +344,8 @@ class Recommender:
 
     def search_knowing(self, beams: Tensor, histories: Sequence[Sequence[str]], k: int) -> Recommendation:
         """A strict search that proposes `beams` (see `true_beams`)."""
-        tree = self.prepare(histories, k).tree(self.target)
-        return self._recommendation(histories, search(tree, beams, k), k)
+        found = self._search(self.prepare(histories, k), BestScore(), Choice(speculation="none"), beams)
+        return self._recommendation(histories, found, k)
 
     def search_as_published(self, histories: Sequence[Sequence[str]], k: int) -> Recommendation:
         """Strict verification by the published scheme: `draft_beams` nodes a level, drafted anew after every miss."""

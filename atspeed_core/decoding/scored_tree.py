@@ -5,6 +5,8 @@ prompt and its own ancestors only, at the position of its depth. Keys and values
 good, so a node is computed once, whichever call asks for it first.
 """
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
@@ -104,6 +106,13 @@ class ScoredTree:
             step = self.log_probs[rows, slots, self.trie.codes(node)]
             total += torch.where(node > 0, step, 0.0)
         return total
+
+    def fork(self) -> "ScoredTree":
+        """A tree that goes on from here without this one; for models with a `decoder`."""
+        assert self.model.decoder is not None
+        tree = copy(self)
+        tree._session = copy(self._session)
+        return tree
 
     def select(self, rows: Tensor) -> None:
         """Keep only the requests `rows` (indices into the batch)."""

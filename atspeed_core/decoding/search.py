@@ -97,6 +97,10 @@ class Begun:
     calls: int
     scored: Tensor
 
+    def forked(self) -> "Begun":
+        """The same, and going on with it leaves this one as it is."""
+        return replace(self, target=self.target.fork())
+
 
 @torch.inference_mode()
 def search(
