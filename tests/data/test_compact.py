@@ -79,7 +79,7 @@ def write_reviews(folder: Path, num_reviews: int) -> int:
     with gzip.open(folder / "Things_5.json.gz", "wb", compresslevel=1) as file:
         for number in range(num_reviews):
             review = {
-                "overall": 1.0 + number % 5,
+                "overall": 1.0 + number // 7 % 5,
                 "verified": True,
                 "reviewerID": f"A{number // 10:013}",
                 "asin": f"B{number * 7919 % 1000:09}",

@@ -319,7 +319,7 @@ def test_steam(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     games = STEAM_GAME + STEAM_GAME.replace("Invented Trip", "Again") + STEAM_GAME.replace("u'id': u'700001', ", "")
     files = {"steam_reviews__json__gz": lines(STEAM_REVIEW, nameless), "steam_games__json__gz": games.encode()}
     source = read(write(tmp_path, **files), "steam")
-    assert interactions(source) == [('Nobody’s "Twin"', "700001", 1513468800)]
+    assert interactions(source) == [('Nobody\u2019s "Twin"', "700001", 1513468800)]
     text = "Invented Trip. Action, Indie. Space. Nobody"
     assert source.items.to_dict("records") == [{"item_id": "700001", "title": "Invented Trip", "text": text}]
     assert "1 reviews without a user name are left out" in caplog.text
