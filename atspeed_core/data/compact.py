@@ -68,9 +68,10 @@ def compacted(
 
 def _joined(parts: dict[str, list[np.ndarray]], interned: dict[str, Interned]) -> pd.DataFrame:
     """One frame of all parts, which are given up column by column."""
-    columns = {}
+    columns: dict[str, np.ndarray | pd.Categorical] = {}
     for name, own in parts.items():
-        values = np.concatenate(own) if own else np.array([], dtype=TYPES.get(name, np.int32))
+        values = np.concatenate(own) if own else np.array([], dtype=TYPES.get(name, np.uint32))
         columns[name] = interned[name].column(values) if name in interned else values
         own.clear()
-    return pd.DataFrame(columns).set_index("line")
+    index = pd.Index(columns.pop("line"), name="line")
+    return pd.DataFrame(columns, index=index, copy=False)

@@ -61,10 +61,10 @@ def k_core(interactions: pd.DataFrame, k: int) -> pd.DataFrame:
 
 def may_stay(interactions: pd.DataFrame, settings: PrepareData) -> set[str]:
     """The items that threshold and k-core may leave, and some more: those with enough interactions at all."""
-    kept = interactions
-    if settings.rating_threshold is not None and "rating" in kept:
-        kept = at_least(kept, settings.rating_threshold)
-    counts = kept["item_id"].value_counts()
+    items = interactions["item_id"]
+    if settings.rating_threshold is not None and "rating" in interactions:
+        items = items[interactions["rating"] >= settings.rating_threshold]
+    counts = items.value_counts()
     return set(counts.index[counts >= settings.k_core].astype("str"))
 
 

@@ -13,7 +13,6 @@ from atspeed_core.errors import UserError
 from atspeed_core.settings import PrepareData
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA = ROOT.parent / "shared" / "data"
 
 
 def settings(path: Path, **changes: Any) -> PrepareData:
@@ -102,40 +101,3 @@ def test_embedded_movielens(threshold: float | None, expected: tuple[int, int, i
     assert prepared.stats["steps"][0]["interactions"] == 100_004
     assert len(prepared.test) == expected[0]
     assert "Toy Story (1995). Adventure, Animation, Children, Comedy, Fantasy" in prepared.items["text"].tolist()
-
-
-def test_published_beauty() -> None:
-    folder = DATA / "atspeed-beauty"
-    if not folder.is_dir():
-        pytest.skip("the published AtSpeed data may not be redistributed and is not beside this checkout")
-    given = PrepareData(
-        dataset="beauty",
-        source="atspeed_release",
-        path=str(folder),
-        split="published",
-        items_path=str(folder / "beauty_items.tsv.gz"),
-        columns={"item": "atspeed_item_id"},
-    )
-    prepared = prepare(given)
-    parts = prepared.stats["parts"]
-    assert [parts[part]["interactions"] for part in ("train", "valid", "test")] == [122_241, 9_316, 7_313]
-    assert (len(prepared.train), len(prepared.valid), len(prepared.test)) == (19_383, 4_295, 3_553)
-    assert len(prepared.items) == 12_035
-    assert (prepared.items["title"] != prepared.items["item_id"]).sum() == 12_020
-    identifiers = json.loads((folder / "beauty.LCRec-1e-3lr.json").read_text())
-    assert set(prepared.items["item_id"]) == set(identifiers)
-
-
-def test_real_beauty_sequences_cut_by_time(tmp_path: Path) -> None:
-    path = DATA / "amazon2014-beauty" / "sequences.tsv.gz"
-    if not path.is_file():
-        pytest.skip("the Amazon reviews are for research use only and are not beside this checkout")
-    sequences = pd.read_csv(path, sep="\t", dtype=str)
-    lists = {"item_id": sequences["item_ids"].str.split(), "timestamp": sequences["timestamps"].str.split()}
-    long = sequences[["user_id"]].assign(**lists).explode(["item_id", "timestamp"])
-    long.to_parquet(tmp_path / "beauty.parquet")
-    prepared = prepare(settings(tmp_path / "beauty.parquet", split="chronological", k_core=5, columns={"rating": None}))
-    assert prepared.stats["steps"][0]["interactions"] == 198_215
-    assert prepared.stats["steps"][2] == {"step": "5-core", "users": 22_332, "items": 12_086, "interactions": 198_215}
-    ranges = [prepared.stats["parts"][part]["time_range"] for part in ("train", "valid", "test")]
-    assert ranges[0][1] < ranges[1][0] <= ranges[1][1] < ranges[2][0]
