@@ -105,7 +105,7 @@ def _seconds(times: pd.Series, clock: Clock) -> np.ndarray:
     if clock.notation == "s":
         return _numbers(times)
     if clock.notation == "ms":
-        return np.floor_divide(_numbers(times), 1000.0)
+        return np.floor(_numbers(times) / 1000)
     parsed = pd.to_datetime(times, format=clock.notation, utc=True, errors="coerce").dt.tz_localize(None)
     return np.where(parsed.isna(), np.nan, parsed.astype("datetime64[s]").astype("int64")).astype(np.float64)
 

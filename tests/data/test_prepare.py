@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -66,6 +67,29 @@ def test_stats_count_every_step(toy: Path) -> None:
     }
     assert (stats["parts"]["test"]["cold_items"], stats["parts"]["test"]["cold_interactions"]) == (1, 3)
     json.dumps(stats)
+
+
+def test_a_sample_is_a_step(toy: Path) -> None:
+    prepared = prepare(settings(toy, sample=2, seed=1))
+    assert [(step["step"], step["users"]) for step in prepared.stats["steps"]][1:] == [
+        ("duplicates: first", 3),
+        ("sample: 2 users", 2),
+        ("1-core", 2),
+        ("split", 2),
+    ]
+    assert len(prepared.train) == 2
+    with pytest.raises(UserError, match="lower rating_threshold or k_core, or sample more users"):
+        prepare(settings(toy, sample=1, k_core=2))
+
+
+def test_a_published_split_is_sampled_as_well(tmp_path: Path) -> None:
+    parts = {"training": [1, 2], "validation": [3], "testing": [4]}
+    for name, items in parts.items():
+        np.save(
+            tmp_path / f"{name}_dict.npy", np.array(dict.fromkeys(range(9), items), dtype=object), allow_pickle=True
+        )
+    given = settings(tmp_path, source="atspeed_release", split="published", sample=4)
+    assert len(prepare(given).test) == 4
 
 
 def test_same_input_same_bytes(toy: Path, tmp_path: Path) -> None:
