@@ -35,7 +35,7 @@ class WarmStart(Section):
 
 
 class Columns(Section):
-    """Column names of a plain CSV or parquet file (source `table`)."""
+    """Column names of a plain CSV or parquet file (source `table`) or fields of RecBole files (`recbole`)."""
 
     user: str = "user_id"
     item: str = "item_id"
@@ -46,10 +46,14 @@ class Columns(Section):
 
 
 class PrepareData(Section):
-    """Which interactions are read, which are kept and how they are split."""
+    """Which interactions are read, which are kept and how they are split.
+
+    Attributes:
+        sample: users that are kept for a quick look, drawn with `seed` before the k-core; null: all.
+    """
 
     dataset: str
-    source: Literal["movielens", "recbole", "table", "daily", "atspeed_release"]
+    source: Literal["movielens", "recbole", "table", "daily", "atspeed_release", "amazon", "goodreads", "steam", "yelp"]
     path: str
     items_path: str | None = None
     columns: Columns = Columns()
@@ -58,6 +62,8 @@ class PrepareData(Section):
     duplicates: Literal["first", "last", "all", "error"] = "first"
     split: Literal["chronological", "leave_one_out", "published"] = "leave_one_out"
     max_history: Positive = 20
+    sample: Positive | None = None
+    seed: int = 0
 
     @model_validator(mode="after")
     def _published_split_belongs_to_the_release(self) -> "PrepareData":

@@ -53,6 +53,7 @@ def shifted(interactions: pd.DataFrame, last_day: str) -> pd.DataFrame:
     """In time order, moved by whole days so that the last interaction falls on `last_day`."""
     ordered = interactions.sort_values("timestamp", kind="stable")
     last = int(ordered["timestamp"].iloc[-1]) // DAY_SECONDS * DAY_SECONDS
+    ordered = ordered.astype({"user_id": "str", "item_id": "str"})
     return ordered.assign(timestamp=ordered["timestamp"] + day_start(last_day) - last)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -12,12 +13,19 @@ from tasks.stage import ParamsPath, stage
 logger = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+Sample = Annotated[int | None, typer.Option(min=1, help="Keep so many users, for a quick look; else as in params.")]
+
 
 @app.command()
-def main(params: ParamsPath = Path("params.yaml")) -> None:
+def main(params: ParamsPath = Path("params.yaml"), sample: Sample = None) -> None:
     """Read, check, filter and split the interactions named in params.yaml; write data/processed/."""
     with stage("prepare_data", params) as run:
-        prepared = prepare(run.params.prepare_data)
+        settings = run.params.prepare_data
+        if sample is not None:
+            settings = settings.model_copy(update={"sample": sample})
+            logger.warning("DVC does not know of --sample; for the stages after this one set prepare_data.sample")
+            run.log_param("sample", sample)
+        prepared = prepare(settings)
         write(prepared, PROCESSED)
         stats = prepared.stats
         logger.info("%s: %s users, %s items, %s interactions", *(stats[k] for k in _SHOWN))

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from atspeed_core.errors import UserError
+from atspeed_core.settings import PrepareData
 
 
 def at_least(interactions: pd.DataFrame, threshold: float) -> pd.DataFrame:
@@ -56,3 +57,24 @@ def k_core(interactions: pd.DataFrame, k: int) -> pd.DataFrame:
         if left.sum() == kept.sum():
             return interactions[kept]
         kept = left
+
+
+def may_stay(interactions: pd.DataFrame, settings: PrepareData) -> set[str]:
+    """The items that threshold and k-core may leave, and some more: those with enough interactions at all."""
+    items = interactions["item_id"]
+    if settings.rating_threshold is not None and "rating" in interactions:
+        items = items[interactions["rating"] >= settings.rating_threshold]
+    counts = items.value_counts()
+    return set(counts.index[counts >= settings.k_core].astype("str"))
+
+
+def sampled(interactions: pd.DataFrame, num_users: int, seed: int, k: int = 1) -> pd.DataFrame:
+    """The interactions of `num_users` users, drawn from those with at least `k` (all of them, if they are fewer).
+
+    The same users whatever the order of the interactions.
+    """
+    counts = interactions["user_id"].value_counts()
+    users = np.sort(counts.index[counts >= k].astype("str").to_numpy(dtype=object))
+    if len(users) > num_users:
+        users = np.random.default_rng(seed).choice(users, num_users, replace=False)
+    return interactions[interactions["user_id"].isin(users)]

@@ -75,7 +75,7 @@ def write(prepared: Prepared, folder: str | Path) -> None:
 def _parted(interactions: pd.DataFrame, settings: PrepareData, steps: Steps) -> pd.DataFrame:
     """Filtered and split; a published split is taken as it is."""
     if settings.split == "published":
-        return interactions
+        return _sampled(interactions, settings, steps, k=1)
     cut = splitting.chronological if settings.split == "chronological" else splitting.leave_one_out
     parted = cut(_filtered(interactions, settings, steps))
     steps.add("split", parted)
@@ -89,10 +89,20 @@ def _filtered(interactions: pd.DataFrame, settings: PrepareData, steps: Steps) -
         steps.add(f"rating >= {settings.rating_threshold:g}", kept)
     kept = filtering.without_duplicates(filtering.in_time_order(kept), settings.duplicates)
     steps.add(f"duplicates: {settings.duplicates}", kept)
-    kept = filtering.k_core(kept, settings.k_core)
+    kept = _sampled(kept, settings, steps, settings.k_core)
+    kept = filtering.k_core(kept, settings.k_core).astype({"user_id": "str", "item_id": "str"})
     steps.add(f"{settings.k_core}-core", kept)
     if kept.empty:
-        raise UserError(f"no interactions are left ({steps.summary()}); lower rating_threshold or k_core")
+        sample = ", or sample more users" if settings.sample else ""
+        raise UserError(f"no interactions are left ({steps.summary()}); lower rating_threshold or k_core{sample}")
+    return kept
+
+
+def _sampled(interactions: pd.DataFrame, settings: PrepareData, steps: Steps, k: int) -> pd.DataFrame:
+    if settings.sample is None:
+        return interactions
+    kept = filtering.sampled(interactions, settings.sample, settings.seed, k)
+    steps.add(f"sample: {settings.sample} users", kept)
     return kept
 
 

@@ -10,19 +10,20 @@ import pandas as pd
 import pandera.pandas as pa
 from pandera.errors import SchemaErrors
 
-from atspeed_core.data.tables import Table
+from atspeed_core.data.tables import UNIX_SECONDS, Clock, Table
 from atspeed_core.errors import UserError
 
-LAST_SECOND = 253_402_300_799  # of the year 9999: a larger "timestamp" is in milliseconds or finer
 MAX_LISTED = 10
+UNITS = {"s": "unix seconds", "ms": "unix milliseconds"}
 
 
-def check_tables(tables: list[Table]) -> list[pd.DataFrame]:
+def check_tables(tables: list[Table], extent: str = "in all") -> list[pd.DataFrame]:
     """Check the tables of a source and give them our column names and types.
 
     Args:
         tables: interactions (user_id, item_id, rating, timestamp) and items (item_id, title, text), the columns
-            named in `Table.names`.
+            named in `Table.names`. One that is checked already is returned as it is.
+        extent: how much of the source the tables are, for the message that counts the faults.
 
     Returns:
         Frames with user_id, item_id, title and text str, rating float64, timestamp int64 (unix seconds), where the
@@ -32,22 +33,22 @@ def check_tables(tables: list[Table]) -> list[pd.DataFrame]:
         UserError: an id is empty, a rating is not finite, a timestamp is no time, or an item is listed twice; the
             one line lists file, row, field and value of up to `MAX_LISTED` faults and counts the others.
     """
-    faults = [(table.path, fault) for table in tables for fault in _faults(table)]
+    faults = [(table.path, fault) for table in tables if not table.checked for fault in _faults(table)]
     if faults:
         by_file = groupby(faults[:MAX_LISTED], key=itemgetter(0))
         listed = "; ".join(f"{path}: " + "; ".join(fault for _, fault in own) for path, own in by_file)
         more = f"; ... and {len(faults) - MAX_LISTED} more" if len(faults) > MAX_LISTED else ""
-        raise UserError(f"{listed}{more} ({len(faults)} in all): correct the file")
-    return [_typed(table) for table in tables]
+        raise UserError(f"{listed}{more} ({len(faults)} {extent}): correct the file")
+    return [table.frame if table.checked else _typed(table) for table in tables]
 
 
-def raw_schema(names: dict[str, str], unique_items: bool) -> pa.DataFrameSchema:
-    """The schema of a table as read; `names` maps our column names to the file's."""
+def raw_schema(names: dict[str, str], unique_items: bool, clock: Clock = UNIX_SECONDS) -> pa.DataFrameSchema:
+    """The schema of a table as read; `names` maps our column names to the file's, whose times are those of `clock`."""
     checks = {
         "user_id": _check(_is_given, "is empty"),
         "item_id": _check(_is_given, "is empty"),
         "rating": _check(_is_finite, "is not a finite number"),
-        "timestamp": _check(_is_time, "is not a whole number of unix seconds"),
+        "timestamp": _check(lambda times: _is_time(times, clock), _no_time(clock)),
     }
     columns = {file: pa.Column(checks=checks[ours], nullable=True) for ours, file in names.items() if ours in checks}
     if unique_items:
@@ -62,7 +63,8 @@ def _check(holds: Callable[[pd.Series], pd.Series], fault: str) -> pa.Check:
 
 def _faults(table: Table) -> list[str]:
     try:
-        raw_schema(table.names, unique_items="user_id" not in table.names).validate(table.frame, lazy=True)
+        schema = raw_schema(table.names, unique_items="user_id" not in table.names, clock=table.clock)
+        schema.validate(table.frame, lazy=True)
     except SchemaErrors as error:
         cases = error.failure_cases.sort_values("index", kind="stable")
         columns = (cases["index"], cases["column"], cases["failure_case"], cases["check"])
@@ -83,10 +85,29 @@ def _is_finite(numbers: pd.Series) -> pd.Series:
     return pd.Series(np.isfinite(_numbers(numbers)), index=numbers.index)
 
 
-def _is_time(times: pd.Series) -> pd.Series:
-    seconds = _numbers(times)
+def _is_time(times: pd.Series, clock: Clock) -> pd.Series:
+    seconds = _seconds(times, clock)
     with np.errstate(invalid="ignore"):
-        return pd.Series((seconds >= 0) & (seconds <= LAST_SECOND) & (seconds % 1 == 0), index=times.index)
+        whole = seconds % 1 == 0
+        return pd.Series((seconds >= clock.first) & (seconds <= clock.last) & whole, index=times.index)
+
+
+def _no_time(clock: Clock) -> str:
+    unit = UNITS.get(clock.notation)
+    if clock == UNIX_SECONDS:
+        return f"is not a whole number of {unit}"
+    years = f"from {np.datetime64(clock.first, 's').item().year} to {np.datetime64(clock.last, 's').item().year}"
+    return f"is not a time {years} in {unit}" if unit else f"is not a time {years} written as {clock.notation}"
+
+
+def _seconds(times: pd.Series, clock: Clock) -> np.ndarray:
+    """Unix seconds as float64, NaN where a value is no time; milliseconds are cut off, other fractions stay."""
+    if clock.notation == "s":
+        return _numbers(times)
+    if clock.notation == "ms":
+        return np.floor(_numbers(times) / 1000)
+    parsed = pd.to_datetime(times, format=clock.notation, utc=True, errors="coerce").dt.tz_localize(None)
+    return np.where(parsed.isna(), np.nan, parsed.astype("datetime64[s]").astype("int64")).astype(np.float64)
 
 
 def _numbers(column: pd.Series) -> np.ndarray:
@@ -99,7 +120,7 @@ def _typed(table: Table) -> pd.DataFrame:
         if column == "rating":
             frame[column] = _numbers(frame[column])
         elif column == "timestamp":
-            frame[column] = _numbers(frame[column]).astype(np.int64)
+            frame[column] = _seconds(frame[column], table.clock).astype(np.int64)
         else:
             frame[column] = frame[column].astype("str").fillna("").str.strip()
     return frame

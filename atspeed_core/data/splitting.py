@@ -15,6 +15,11 @@ def boundaries(timestamps: pd.Series) -> tuple[int, int]:
     return int(ordered[int(0.8 * len(ordered))]), int(ordered[int(0.9 * len(ordered))])
 
 
+def parts_at(timestamps: pd.Series, cuts: tuple[int, int]) -> np.ndarray:
+    """The part ("train", "valid" or "test") of each time, with `cuts` the first second of valid and of test."""
+    return np.array(PARTS)[np.searchsorted(cuts, timestamps, side="right")]
+
+
 def chronological(interactions: pd.DataFrame) -> pd.DataFrame:
     """Cut 8:1:1 at two moments that are the same for all users (AtSpeed, arXiv 2410.05165, section 4.1).
 
@@ -29,8 +34,8 @@ def chronological(interactions: pd.DataFrame) -> pd.DataFrame:
     """
     if "timestamp" not in interactions:
         raise UserError("split is chronological, but the source has no timestamps; set split to leave_one_out")
-    number = np.searchsorted(boundaries(interactions["timestamp"]), interactions["timestamp"], side="right")
-    parted = interactions.assign(part=np.array(PARTS)[number])
+    times = interactions["timestamp"]
+    parted = interactions.assign(part=parts_at(times, boundaries(times)))
     num_train = (parted["part"] == "train").groupby(parted["user_id"]).transform("sum")
     return parted[num_train >= MIN_TRAIN_ITEMS]
 

@@ -1,31 +1,70 @@
 """Reading text and Parquet tables: every way in which a file can be unreadable is one clear line."""
 
 import csv
+import gzip
 import io
 import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any, cast
 
 import pandas as pd
 import pyarrow as pa
 
 from atspeed_core.errors import UserError
+from atspeed_core.progress import track_file
+
+CHUNK_ROWS = 200_000
+LAST_SECOND = 253_402_300_799  # of the year 9999: a larger "timestamp" is in milliseconds or finer
+GZIP_MAGIC = b"\x1f\x8b"
+UNREADABLE = (pd.errors.ParserError, OSError, EOFError, zlib.error)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How a column tells times, and which of them are believed.
+
+    Attributes:
+        notation: "s" or "ms" (since 1970, UTC), or the format of a text as strptime has it.
+        first: the earliest second that is believed.
+        last: the latest.
+    """
+
+    notation: str = "s"
+    first: int = 0
+    last: int = LAST_SECOND
+
+
+UNIX_SECONDS = Clock()
+WEB_BEGAN, WEB_ENDS = 631_152_000, 4_102_444_799  # 1990 to 2099
+
+
+def web_clock(notation: str) -> Clock:
+    """The clock of reviews on the web: a time before 1990 or after 2099 is a fault."""
+    return Clock(notation, WEB_BEGAN, WEB_ENDS)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as found in a file, not yet checked.
+    """A table as found in a file.
 
     Attributes:
         frame: the columns by their names in the file. The index says where a row was found: the line of a text
             file, counted from 1 with its header, or the row of a Parquet file, counted from 1.
         path: the file.
         names: our name of a column (user_id, item_id, ...) -> its name in the file.
+        clock: how the column of times is written.
+        checked: whether the frame is checked already and has our names and types (see `schemas.check_tables`).
     """
 
     frame: pd.DataFrame
     path: Path
     names: dict[str, str]
+    clock: Clock = UNIX_SECONDS
+    checked: bool = False
 
 
 def read_delimited(
@@ -44,26 +83,42 @@ def read_delimited(
         UserError: no such file, empty, not in `encoding`, or a line with too many fields.
     """
     source: Path | io.StringIO = path
-    try:
+    with _readable(path, encoding):
         if len(separator) > 1:  # the fast parser takes one character
             source, separator = io.StringIO(path.read_text(encoding).replace(separator, "\x1f")), "\x1f"
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # else surplus fields are cut off
-            frame = _parsed(source, separator, names, encoding, quoted)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; set its path in the prepare_data section") from None
-    except pd.errors.EmptyDataError:
-        raise UserError(f"{path}: the file is empty; give a file with rows") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: {_undecodable(path, encoding, error)}; save it as {encoding.upper()}") from None
-    except pd.errors.ParserWarning:
-        raise UserError(f"{path}: rows have more fields than the first line; correct the header") from None
-    except (pd.errors.ParserError, OSError, EOFError) as error:
-        raise UserError(f"{path}: not a readable table: {_one_line(error)}; correct the file") from None
-    first_line = 2 if names is None else 1
-    frame.index = pd.RangeIndex(first_line, first_line + len(frame), name="line")
-    frame = frame.fillna("")
-    return frame[(frame != "").any(axis=1)]  # blank lines are counted, but are no rows
+        with _surplus_fields_refused():
+            frame = pd.read_csv(source, **_options(separator, names, encoding, quoted))
+    return _numbered(frame, 2 if names is None else 1)
+
+
+def read_delimited_chunks(
+    path: Path, separator: str, names: list[str] | None = None, encoding: str = "utf-8", quoted: bool = True
+) -> Iterator[pd.DataFrame]:
+    """Read a text table of any size: as `read_delimited`, `CHUNK_ROWS` rows at a time, with progress.
+
+    The separator is one character; gzip is told by the file's first bytes.
+    """
+    with _readable(path, encoding), open_bytes(path) as (file, raw):
+        options = _options(separator, names, encoding, quoted) | {"chunksize": CHUNK_ROWS, "compression": None}
+        reader = pd.read_csv(cast(Any, file), **options)
+        yield from track_file(_chunks(reader, 2 if names is None else 1), f"reading {path.name}", raw)
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """Open a plain or gzipped file.
+
+    Yields:
+        The file's decompressed content, and the file as it is on the disk (whose position tells the progress).
+    """
+    with path.open("rb") as raw:
+        zipped = raw.read(2) == GZIP_MAGIC
+        raw.seek(0)
+        if not zipped:
+            yield raw, raw
+            return
+        with gzip.GzipFile(fileobj=raw) as content, io.BufferedReader(cast(Any, content), 1 << 20) as buffered:
+            yield cast(IO[bytes], buffered), raw
 
 
 def read_parquet(path: Path) -> pd.DataFrame:
@@ -78,7 +133,7 @@ def read_parquet(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: no such file; set its path in the prepare_data section") from None
     except (OSError, pa.ArrowException) as error:
         kind = "the file is empty" if path.is_file() and path.stat().st_size == 0 else "truncated or not Parquet"
-        raise UserError(f"{path}: {kind} ({_one_line(error)}); copy or write it again") from None
+        raise UserError(f"{path}: {kind} ({one_line(error)}); copy or write it again") from None
     frame.index = pd.RangeIndex(1, len(frame) + 1, name="row")
     for column in frame.select_dtypes(["datetime", "datetimetz"]):
         frame[column] = _unix_seconds(frame[column])
@@ -97,35 +152,74 @@ def require_columns(frame: pd.DataFrame, path: Path, columns: list[str], remedy:
         raise UserError(f"{path}: no column {', '.join(map(repr, missing))} (found: {found}); {remedy}")
 
 
+def one_line(error: Exception) -> str:
+    """What an error says, on one line of at most 120 characters."""
+    return " ".join(str(error).split())[:120]
+
+
 def _unix_seconds(times: pd.Series) -> pd.Series:
     utc = times.dt.tz_convert("UTC").dt.tz_localize(None) if times.dt.tz is not None else times
     return utc.astype("datetime64[s]").astype("int64")
 
 
-def _parsed(
-    source: Path | io.StringIO, separator: str, names: list[str] | None, encoding: str, quoted: bool
-) -> pd.DataFrame:
-    return pd.read_csv(
-        source,
-        sep=separator,
-        names=names,
-        header=0 if names is None else None,
-        dtype=str,
-        keep_default_na=False,
-        skip_blank_lines=False,
-        index_col=False,
-        encoding=encoding,
-        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-    )
+def _options(separator: str, names: list[str] | None, encoding: str, quoted: bool) -> dict[str, Any]:
+    return {
+        "sep": separator,
+        "names": names,
+        "header": 0 if names is None else None,
+        "dtype": str,
+        "keep_default_na": False,
+        "skip_blank_lines": False,
+        "index_col": False,
+        "encoding": encoding,
+        "quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+    }
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
+def _chunks(reader: Any, first_line: int) -> Iterator[pd.DataFrame]:
+    with reader:
+        while True:
+            with _surplus_fields_refused():
+                frame = next(reader, None)
+            if frame is None:
+                return
+            yield _numbered(frame, first_line)
+            first_line += len(frame)
+
+
+def _numbered(frame: pd.DataFrame, first_line: int) -> pd.DataFrame:
+    """With the line as index, "" where a field is missing, and without blank lines."""
+    frame.index = pd.RangeIndex(first_line, first_line + len(frame), name="line")
+    frame = frame.fillna("")
+    return frame[(frame != "").any(axis=1)]  # blank lines are counted, but are no rows
+
+
+@contextmanager
+def _surplus_fields_refused() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # else surplus fields are cut off
+        yield
+
+
+@contextmanager
+def _readable(path: Path, encoding: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; set its path in the prepare_data section") from None
+    except pd.errors.EmptyDataError:
+        raise UserError(f"{path}: the file is empty; give a file with rows") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: {_undecodable(path, encoding, error)}; save it as {encoding.upper()}") from None
+    except pd.errors.ParserWarning:
+        raise UserError(f"{path}: rows have more fields than the first line; correct the header") from None
+    except UNREADABLE as error:
+        raise UserError(f"{path}: not a readable table: {one_line(error)}; correct the file") from None
 
 
 def _undecodable(path: Path, encoding: str, error: UnicodeDecodeError) -> str:
-    if path.suffix != ".gz":
-        for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+    with open_bytes(path) as (file, _):
+        for number, line in enumerate(file, start=1):
             try:
                 line.decode(encoding)
             except UnicodeDecodeError as fault:

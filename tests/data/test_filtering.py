@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atspeed_core.data.filtering import at_least, in_time_order, k_core, without_duplicates
+from atspeed_core.data.filtering import at_least, in_time_order, k_core, may_stay, sampled, without_duplicates
 from atspeed_core.errors import UserError
+from atspeed_core.settings import PrepareData
 
 pairs = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=60)
 
@@ -62,3 +63,31 @@ def test_k_core_is_the_naive_fixpoint(rows: list[tuple[int, int]], k: int) -> No
     assert [(int(u), int(i)) for u, i in left.itertuples(index=False)] == naive_k_core(rows, k)
     assert (left["user_id"].value_counts() >= k).all()
     assert (left["item_id"].value_counts() >= k).all()
+
+
+@given(pairs, st.integers(1, 4))
+def test_what_may_stay_holds_all_that_the_k_core_leaves(rows: list[tuple[int, int]], k: int) -> None:
+    rated = frame(rows).assign(rating=[float(user % 3) for user, _ in rows])
+    settings = PrepareData(dataset="t", source="table", path="t", rating_threshold=1.0, k_core=k)
+    assert may_stay(rated, settings) >= set(k_core(at_least(rated, 1.0), k)["item_id"])
+
+
+@given(pairs, st.integers(1, 4), st.integers(1, 3), st.integers(0, 3))
+def test_a_sample_is_of_whole_users_that_the_k_core_may_leave(
+    rows: list[tuple[int, int]], num_users: int, k: int, seed: int
+) -> None:
+    whole = frame(rows)
+    sample = sampled(whole, num_users, seed, k)
+    sizes = whole["user_id"].value_counts()
+    assert sample["user_id"].nunique() == min(num_users, (sizes >= k).sum())
+    assert (sample["user_id"].value_counts() == sizes[sizes.index.isin(sample["user_id"])]).all()
+    assert sample.index.is_monotonic_increasing
+    backwards = sampled(whole[::-1].astype("category"), num_users, seed, k)
+    assert backwards.index.sort_values().tolist() == sample.index.tolist()
+
+
+def test_another_seed_draws_other_users() -> None:
+    many = frame([(user, 0) for user in range(1000)])
+    first, second = (set(sampled(many, 100, seed)["user_id"]) for seed in (0, 1))
+    assert len(first) == len(second) == 100
+    assert 0 < len(first & second) < 100

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,7 +14,6 @@ from atspeed_core.errors import UserError
 from atspeed_core.settings import PrepareData
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA = ROOT.parent / "shared" / "data"
 
 
 def settings(path: Path, **changes: Any) -> PrepareData:
@@ -69,6 +69,29 @@ def test_stats_count_every_step(toy: Path) -> None:
     json.dumps(stats)
 
 
+def test_a_sample_is_a_step(toy: Path) -> None:
+    prepared = prepare(settings(toy, sample=2, seed=1))
+    assert [(step["step"], step["users"]) for step in prepared.stats["steps"]][1:] == [
+        ("duplicates: first", 3),
+        ("sample: 2 users", 2),
+        ("1-core", 2),
+        ("split", 2),
+    ]
+    assert len(prepared.train) == 2
+    with pytest.raises(UserError, match="lower rating_threshold or k_core, or sample more users"):
+        prepare(settings(toy, sample=1, k_core=2))
+
+
+def test_a_published_split_is_sampled_as_well(tmp_path: Path) -> None:
+    parts = {"training": [1, 2], "validation": [3], "testing": [4]}
+    for name, items in parts.items():
+        np.save(
+            tmp_path / f"{name}_dict.npy", np.array(dict.fromkeys(range(9), items), dtype=object), allow_pickle=True
+        )
+    given = settings(tmp_path, source="atspeed_release", split="published", sample=4)
+    assert len(prepare(given).test) == 4
+
+
 def test_same_input_same_bytes(toy: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         write(prepare(settings(toy)), tmp_path / name)
@@ -102,40 +125,3 @@ def test_embedded_movielens(threshold: float | None, expected: tuple[int, int, i
     assert prepared.stats["steps"][0]["interactions"] == 100_004
     assert len(prepared.test) == expected[0]
     assert "Toy Story (1995). Adventure, Animation, Children, Comedy, Fantasy" in prepared.items["text"].tolist()
-
-
-def test_published_beauty() -> None:
-    folder = DATA / "atspeed-beauty"
-    if not folder.is_dir():
-        pytest.skip("the published AtSpeed data may not be redistributed and is not beside this checkout")
-    given = PrepareData(
-        dataset="beauty",
-        source="atspeed_release",
-        path=str(folder),
-        split="published",
-        items_path=str(folder / "beauty_items.tsv.gz"),
-        columns={"item": "atspeed_item_id"},
-    )
-    prepared = prepare(given)
-    parts = prepared.stats["parts"]
-    assert [parts[part]["interactions"] for part in ("train", "valid", "test")] == [122_241, 9_316, 7_313]
-    assert (len(prepared.train), len(prepared.valid), len(prepared.test)) == (19_383, 4_295, 3_553)
-    assert len(prepared.items) == 12_035
-    assert (prepared.items["title"] != prepared.items["item_id"]).sum() == 12_020
-    identifiers = json.loads((folder / "beauty.LCRec-1e-3lr.json").read_text())
-    assert set(prepared.items["item_id"]) == set(identifiers)
-
-
-def test_real_beauty_sequences_cut_by_time(tmp_path: Path) -> None:
-    path = DATA / "amazon2014-beauty" / "sequences.tsv.gz"
-    if not path.is_file():
-        pytest.skip("the Amazon reviews are for research use only and are not beside this checkout")
-    sequences = pd.read_csv(path, sep="\t", dtype=str)
-    lists = {"item_id": sequences["item_ids"].str.split(), "timestamp": sequences["timestamps"].str.split()}
-    long = sequences[["user_id"]].assign(**lists).explode(["item_id", "timestamp"])
-    long.to_parquet(tmp_path / "beauty.parquet")
-    prepared = prepare(settings(tmp_path / "beauty.parquet", split="chronological", k_core=5, columns={"rating": None}))
-    assert prepared.stats["steps"][0]["interactions"] == 198_215
-    assert prepared.stats["steps"][2] == {"step": "5-core", "users": 22_332, "items": 12_086, "interactions": 198_215}
-    ranges = [prepared.stats["parts"][part]["time_range"] for part in ("train", "valid", "test")]
-    assert ranges[0][1] < ranges[1][0] <= ranges[1][1] < ranges[2][0]

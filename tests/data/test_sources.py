@@ -59,6 +59,32 @@ def test_movielens_1m_is_latin_1_without_header_or_quoting(tmp_path: Path) -> No
     assert source.items["title"].tolist() == ["Misérables, Les (1995)", '"Odd" Title (1990)']
 
 
+def test_movielens_10m_is_utf_8(tmp_path: Path) -> None:
+    folder = write(tmp_path, ratings__dat="1::2::4.5::838985046\n", movies__dat="2::Léon: Two (1995)::Crime|Drama\n")
+    source = read(folder, "movielens")
+    assert source.interactions.to_dict("records") == [
+        {"user_id": "1", "item_id": "2", "rating": 4.5, "timestamp": 838985046}
+    ]
+    assert source.items["text"].tolist() == ["Léon: Two (1995). Crime, Drama"]
+
+
+def test_movielens_100k_has_tabs_and_genre_flags_in_latin_1(tmp_path: Path) -> None:
+    flags = ["0"] * 19
+    flags[8] = flags[12] = "1"
+    address = "http://us.imdb.com/M/title-exact?x"
+    rows = f"7|Misérables, Les (1995)|01-Jan-1995||{address}|{'|'.join(flags)}\n8|unknown||||1{'|0' * 18}\n"
+    folder = write(tmp_path, u__data="196\t7\t3\t881250949\n186\t8\t5\t891717742\n", u__item=rows.encode("latin-1"))
+    source = read(folder, "movielens")
+    assert source.interactions["item_id"].tolist() == ["7", "8"]
+    assert source.interactions["timestamp"].tolist() == [881250949, 891717742]
+    assert source.items["text"].tolist() == ["Misérables, Les (1995). Drama, Musical", "unknown"]
+
+
+def test_a_dat_file_of_too_few_fields_is_named_by_line(tmp_path: Path) -> None:
+    folder = write(tmp_path, ratings__dat="1::2::4.5::838985046\n1::3::5\n", movies__dat="2::A::Drama\n")
+    assert "ratings.dat: line 2: timestamp is not a whole number of unix seconds" in mistake(folder, "movielens")
+
+
 def test_movielens_parquet_without_title_or_genres(tmp_path: Path) -> None:
     ratings = {"userId": [1], "movieId": [7], "rating": np.float32([0.5]), "timestamp": np.int32([9])}
     pd.DataFrame(ratings).to_parquet(tmp_path / "ratings.parquet")
@@ -86,9 +112,13 @@ def test_wrong_ratings_are_one_clear_line(tmp_path: Path, old: str, new: str, sa
 
 
 def test_movielens_files_that_are_not_there(tmp_path: Path) -> None:
-    assert "no ratings.parquet, ratings.csv or ratings.dat" in mistake(tmp_path, "movielens")
+    message = mistake(tmp_path, "movielens")
+    assert "no ratings (ratings.parquet, ratings.csv, ratings.dat or u.data) in it" in message
+    assert "https://grouplens.org/datasets/movielens/" in message
     message = mistake(write(tmp_path, ratings__csv=RATINGS_CSV), "movielens")
     assert "movies.csv: no such file" in message
+    assert "set prepare_data.path to the folder" in mistake(tmp_path / "ratings.csv", "movielens")
+    assert "there: no such file or folder" in mistake(tmp_path / "nowhere", "movielens")
 
 
 def test_recbole(tmp_path: Path) -> None:
@@ -110,15 +140,39 @@ def test_recbole_needs_neither_items_nor_ratings(tmp_path: Path) -> None:
     assert source.items.empty
 
 
+def test_recbole_fields_of_other_names(tmp_path: Path) -> None:
+    """Steam calls the item product_id in .inter and id in .item; Yelp has stars and date."""
+    header = "user_id:token\tplay_hours:float\tproducts:float\tproduct_id:token\ttimestamp:float\n"
+    items = (
+        "app_name:token\tdeveloper:token\tid:token\tprice:float\ttags:token_seq\nSpace Trip\tAda\t70\t9.99\tspace 4X\n"
+    )
+    folder = write(tmp_path, steam__inter=header + "ann\t0.5\t3\t70\t1513468800.0\n", steam__item=items)
+    source = read(folder, "recbole", columns={"item": "product_id"})
+    assert source.interactions.to_dict("records") == [{"user_id": "ann", "item_id": "70", "timestamp": 1513468800}]
+    assert source.items.to_dict("records") == [
+        {"item_id": "70", "title": "Space Trip", "text": "Space Trip. Ada. space 4X"}
+    ]
+    (tmp_path / "steam.item").unlink()
+    (tmp_path / "steam.inter").write_text(
+        "review_id:token\tuser_id:token\tbusiness_id:token\tstars:float\tdate:float\nr\tu\tb\t4\t9\n"
+    )
+    columns = {"item": "business_id", "rating": "stars", "timestamp": "date"}
+    source = read(folder, "recbole", columns=columns)
+    assert source.interactions.to_dict("records") == [{"user_id": "u", "item_id": "b", "rating": 4.0, "timestamp": 9}]
+    assert "no column 'when' (found: review_id, " in mistake(folder, "recbole", columns=columns | {"timestamp": "when"})
+    assert "set prepare_data.columns to the fields of user and item" in mistake(folder, "recbole")
+
+
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({}, "expected one .inter file in this folder, found none"),
-        ({"a__inter": "", "b__inter": ""}, "found a.inter, b.inter"),
+        ({}, "no interactions (*.inter) in it; set prepare_data.path, or get RecBole"),
+        ({"a__inter": "", "b__inter": ""}, "several files of interactions (a.inter, b.inter); name one"),
+        ({"a__inter": ""}, "a.inter: the file is empty"),
         ({"a__inter": "user_id:token\titem_id\nu\ti\n"}, "line 1: fields without a known type: item_id"),
         ({"a__inter": "user_id:token\titem_id:int\nu\ti\n"}, "line 1: fields without a known type: item_id:int"),
         ({"a__inter": "uid:token\titem_id:token\nu\ti\n"}, "no column 'user_id' (found: uid, item_id)"),
-        ({"a__inter": "user_id:token\titem_id:token\nu\ti\n", "a__item": "id:token\ni\n"}, "no column 'item_id'"),
+        ({"a__inter": "user_id:token\titem_id:token\nu\ti\n", "a__item": "no:token\ni\n"}, "no column 'item_id'"),
     ],
 )
 def test_wrong_recbole_files(tmp_path: Path, files: dict[str, str], said: str) -> None:

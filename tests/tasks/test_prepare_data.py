@@ -1,6 +1,7 @@
 """The stage as its users call it: exit codes, one line for a mistake, earlier outputs untouched."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,8 +24,8 @@ def spoil(**changes: str) -> Callable[[Path], None]:
     return lambda path: GOOD.astype(str).assign(**changes).to_parquet(path)
 
 
-def run(project: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tasks.prepare_data", "--params", "params.yaml"]
+def run(project: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tasks.prepare_data", "--params", "params.yaml", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{project}/mlflow.db"}
     return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=120)
 
@@ -74,3 +75,11 @@ def test_bad_input_is_one_line_exit_code_2_and_no_change(
     assert said in finished.stderr.splitlines()[-1]
     assert "Traceback" not in finished.stderr
     assert outputs(project) == before
+
+
+def test_a_sample_for_a_quick_look(project: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(project, tmp_path / "copy")
+    finished = run(copy, "--sample", "5")
+    assert finished.returncode == 0, finished.stderr
+    assert "DVC does not know of --sample" in finished.stderr
+    assert len(pd.read_parquet(copy / "data" / "processed" / "train.parquet")) == 5

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from atspeed_core.data.sources.origins import RELEASE, missing
 from atspeed_core.data.sources.published_lists import read_lists
 from atspeed_core.data.sources.table import read_items
 from atspeed_core.data.tables import Table
@@ -21,6 +22,9 @@ def read(settings: PrepareData) -> tuple[Table, Table | None]:
         UserError: a file is missing or holds anything but lists of item numbers by user number.
     """
     folder = Path(settings.path)
+    for name in FILES.values():
+        if not (folder / name).is_file():
+            raise missing(folder / name, RELEASE)
     rows = [
         (str(user), str(item), part)
         for part, name in FILES.items()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from atspeed_core.data.schemas import check_tables
-from atspeed_core.data.sources import atspeed_release, daily, movielens, recbole, table
+from atspeed_core.data.sources import amazon, atspeed_release, daily, goodreads, movielens, recbole, steam, table, yelp
 from atspeed_core.data.tables import Table
 from atspeed_core.errors import UserError
 from atspeed_core.settings import PrepareData
@@ -19,6 +19,10 @@ Reader = Callable[[PrepareData], tuple[Table, Table | None]]
 
 READERS: dict[str, Reader] = {
     "movielens": movielens.read,
+    "amazon": amazon.read,
+    "goodreads": goodreads.read,
+    "steam": steam.read,
+    "yelp": yelp.read,
     "recbole": recbole.read,
     "table": table.read,
     "daily": daily.read,
@@ -31,9 +35,9 @@ class Source:
     """What a source holds.
 
     Attributes:
-        interactions: user_id, item_id str; where known rating float64 and timestamp int64 (unix seconds); for a
-            published split also part ("train", "valid" or "test"). In the order of the source; the index is the
-            line or row of the file.
+        interactions: user_id, item_id str or categories of str; where known rating (a float) and timestamp int64
+            (unix seconds); for a published split also part ("train", "valid" or "test"). In the order of the
+            source; the index is the line or row of the file.
         items: item_id, title, text str; one row an item, not necessarily every item of `interactions`.
         path: the file (or folder) of the interactions.
     """
@@ -60,8 +64,8 @@ def read_source(settings: PrepareData) -> Source:
 
 def _warn_of_ignored(settings: PrepareData) -> None:
     ignored = {"rating_threshold", "k_core", "duplicates"} if settings.split == "published" else set()
-    if settings.source in ("movielens", "recbole", "daily"):
-        ignored |= {"items_path", "columns"}
+    if settings.source not in ("table", "atspeed_release"):
+        ignored |= {"items_path"} if settings.source == "recbole" else {"items_path", "columns"}
     for name in sorted(ignored & settings.model_fields_set):
         if getattr(settings, name) is not None:
             logger.warning("prepare_data.%s is ignored: source %s has no use for it", name, settings.source)

@@ -1,10 +1,12 @@
 """Plain tables: one CSV, TSV or Parquet file of interactions and optionally one of items, columns named in params."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from atspeed_core.data.tables import Table, read_delimited, read_parquet, require_columns
+from atspeed_core.data.compact import compacted
+from atspeed_core.data.tables import Table, read_delimited, read_delimited_chunks, read_parquet, require_columns
 from atspeed_core.settings import Columns, PrepareData
 
 
@@ -18,8 +20,10 @@ def read(settings: PrepareData) -> tuple[Table, Table | None]:
     optional = {"rating": columns.rating, "timestamp": columns.timestamp}
     names = {"user_id": columns.user, "item_id": columns.item}
     names |= {ours: file for ours, file in optional.items() if file is not None}
-    frame = read_file(path)
     remedy = "set prepare_data.columns (rating and timestamp may be null)"
+    if path.suffix != ".parquet":
+        return compacted(_chunks(path), path, names, remedy=remedy), read_items(settings.items_path, columns)
+    frame = read_parquet(path)
     require_columns(frame, path, list(names.values()), remedy)
     return Table(frame, path, names), read_items(settings.items_path, columns)
 
@@ -44,9 +48,15 @@ def read_file(path: Path) -> pd.DataFrame:
     """Read a table by the ending of its name: .parquet, .tsv or .tsv.gz (no quoting), else CSV."""
     if path.suffix == ".parquet":
         return read_parquet(path)
-    if path.name.endswith((".tsv", ".tsv.gz")):
-        return read_delimited(path, "\t", quoted=False)
-    return read_delimited(path, ",")
+    return read_delimited(path, "\t", quoted=False) if _is_tsv(path) else read_delimited(path, ",")
+
+
+def _chunks(path: Path) -> Iterator[pd.DataFrame]:
+    return read_delimited_chunks(path, "\t", quoted=False) if _is_tsv(path) else read_delimited_chunks(path, ",")
+
+
+def _is_tsv(path: Path) -> bool:
+    return path.name.endswith((".tsv", ".tsv.gz"))
 
 
 def joined(frame: pd.DataFrame, columns: list[str]) -> pd.Series:

@@ -1,0 +1,113 @@
+"""Files with one record a line, as large as they come: JSON or Python's notation, plain or gzipped.
+
+A line is read, the fields that are wanted are kept, and the rest of it is gone. Old exports hold Python dicts
+({'asin': '...'}) instead of JSON; they are read by `ast.literal_eval`, which builds literals and runs nothing.
+"""
+
+import ast
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import pandas as pd
+
+from atspeed_core.data.tables import one_line, open_bytes
+from atspeed_core.errors import UserError
+from atspeed_core.progress import track_file
+
+Record = dict[str, Any]
+Parser = Callable[[bytes], Any]
+
+BATCH_RECORDS = 20_000
+MAX_LINE_BYTES = 1 << 26
+BROKEN_LINE = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
+REMEDY = "download the file again"
+
+
+def read_records(path: Path, fields: list[str]) -> Iterator[pd.DataFrame]:
+    """Read the named fields of all records, some at a time, with progress.
+
+    Args:
+        path: the file; gzip is told by its first bytes.
+        fields: what is kept of a record.
+
+    Yields:
+        A column a field (None where a record lacks it), a row a record; the index is the line in the file.
+
+    Raises:
+        UserError: the file is missing, breaks off or is damaged, or a line is no record; the line is named.
+    """
+    with _opened(path) as (file, raw):
+        rows = ((number, *map(record.get, fields)) for number, record in _records(path, file))
+        batches = (_frame(batch, fields) for batch in iter(lambda: list(islice(rows, BATCH_RECORDS)), []))
+        yield from track_file(batches, f"reading {path.name}", raw)
+
+
+def first_record(path: Path) -> Record:
+    """The first record of a file, to see what fields it has.
+
+    Raises:
+        UserError: the file is missing or empty, or its first line is no record.
+    """
+    with _opened(path) as (file, _):
+        for _, record in _records(path, file):
+            return record
+    raise UserError(f"{path}: the file is empty; {REMEDY}")
+
+
+def _opened(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; set prepare_data.path")
+    return open_bytes(path)
+
+
+def _frame(batch: list[tuple[Any, ...]], fields: list[str]) -> pd.DataFrame:
+    lines = pd.Index([row[0] for row in batch], name="line")
+    return pd.DataFrame([row[1:] for row in batch], index=lines, columns=fields, dtype=object)
+
+
+def _records(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Record]]:
+    """Line number and record of each line that is not blank."""
+    parse: Parser | None = None
+    for number, line in _lines(path, file):
+        if not line.strip():
+            continue
+        parse = parse or _notation(line)
+        try:
+            record = parse(line)
+        except BROKEN_LINE as error:
+            what = f"not a record ({one_line(error)})"
+            raise UserError(f"{path}: line {number}: {what}; {REMEDY}") from None
+        if not isinstance(record, dict):
+            found = type(record).__name__
+            raise UserError(f"{path}: line {number}: a {found}; a file with one {{...}} a line is expected")
+        yield number, record
+
+
+def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    number = 0
+    try:
+        for number, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES), b""), start=1):
+            if len(line) == MAX_LINE_BYTES:
+                raise UserError(f"{path}: line {number} is longer than 64 MiB; one record a line is expected")
+            yield number, line
+    except (EOFError, OSError, zlib.error) as error:
+        where = f"line {number + 1}: breaks off or is damaged here ({one_line(error)})"
+        raise UserError(f"{path}: {where}; {REMEDY}") from None
+
+
+def _notation(line: bytes) -> Parser:
+    """How the records of a file are written, judged by one line."""
+    try:
+        json.loads(line)
+    except BROKEN_LINE:
+        return _python_literal if line.lstrip().startswith((b"{'", b"{u'")) else json.loads
+    return json.loads
+
+
+def _python_literal(line: bytes) -> Any:
+    return ast.literal_eval(line.decode("utf-8").strip())
