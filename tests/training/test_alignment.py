@@ -48,7 +48,7 @@ def trained(data, method, **changes):
 def test_distributions_are_those_of_the_models_along_the_same_prefixes(data, own_beams):
     draft = new_draft(data)
     cached = data.cache.batch(np.arange(4), data.trie)
-    aligned = aligned_batch(draft, data, cached, own_beams=own_beams)
+    aligned = aligned_batch(draft, data, cached, source="own_beams" if own_beams else "top_k")
     draft.model.eval()
     if own_beams:
         with torch.no_grad():
@@ -67,8 +67,8 @@ def test_distributions_are_those_of_the_models_along_the_same_prefixes(data, own
 
 def test_own_beams_and_cache_agree_where_draft_equals_target(data):
     cached = data.cache.batch(np.arange(6), data.trie)
-    from_cache = aligned_batch(data.target, data, cached, own_beams=False)
-    from_own = aligned_batch(data.target, data, cached, own_beams=True)
+    from_cache = aligned_batch(data.target, data, cached, source="top_k")
+    from_own = aligned_batch(data.target, data, cached, source="own_beams")
     finite = from_cache.log_p > -torch.inf
     torch.testing.assert_close(from_cache.log_p[finite], from_own.log_p[finite], atol=0.03, rtol=0)
     torch.testing.assert_close(from_own.log_p[finite], from_own.log_q[finite].detach(), atol=1e-4, rtol=0)
