@@ -189,7 +189,7 @@ def aligned_batch(
     log_q = support.log_probs(draft, prompts, mask, tree.nodes)
     known, log_p = _target_log_probs(data, support, cached, prompts, mask, tree.nodes)
     kth = step_log_probs(log_p, known, kth_path(cached.leaves, trie), support)
-    path = trie.ancestors(leaves)  # [B, K, L]
+    path = trie.ancestors(leaves).flip(-1)  # [B, K, L]
     return Aligned(
         log_q,
         rows_of(log_p, known, tree.nodes),

@@ -8,10 +8,8 @@ others fit in beside them. The loss is a smooth bound of the share of contexts i
 import torch
 from torch import Tensor
 
-from atspeed_core.decoding.beam_rules import BestScore
 from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.decoding.device_trie import NO_NODE, DeviceTrie
-from atspeed_core.decoding.drafters import AutoregressivePrefixes, Level, Quotas, rank
 from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.settings import PrefixContainment
 from atspeed_core.training import losses
@@ -55,20 +53,32 @@ def first_left_out(
     """
     inner = trie.num_levels - 1
     sizes = (settings.nodes + settings.nodes[-1:] * inner)[:inner]
-    quotas = Quotas(tuple(size + 1 for size in sizes), (torch.inf,) * inner, inner)
     was_training = draft.model.training
     draft.model.eval()
-    model = AutoregressivePrefixes(ScoredTree(draft, trie, prompts, mask))
-    levels = rank(model, quotas, BestScore(), wanted.shape[1], len(prompts))
+    levels = _ranked(ScoredTree(draft, trie, prompts, mask), sizes)
     draft.model.train(was_training)
     depths = torch.where(wanted >= 0, trie.depth_of(wanted), 0)
-    found = [_other(level, wanted, sizes[t], (depths == t + 1).sum(1)) for t, level in enumerate(levels)]
+    found = [_other(nodes, wanted, sizes[t], (depths == t + 1).sum(1)) for t, nodes in enumerate(levels)]
     return torch.stack(found or [wanted.new_full((len(wanted),), NO_NODE)], dim=1)  # one level: nothing is drafted
 
 
-def _other(level: Level, wanted: Tensor, size: int, number: Tensor) -> Tensor:
-    """[B] the (size - number + 1)-th best node of `level` that is not `wanted`; `number` [B]: wanted of that level."""
-    other = (level.nodes >= 0) & ~(level.nodes.unsqueeze(-1) == wanted.unsqueeze(1)).any(-1)
+def _ranked(tree: ScoredTree, sizes: list[int]) -> list[Tensor]:
+    """[B, n_t + 1] for each level the nodes that are drafted, best first, and the next best; NO_NODE fills up."""
+    levels: list[Tensor] = []
+    nodes, scores = tree.nodes, torch.zeros(tree.nodes.shape, device=tree.nodes.device)
+    for depth, size in enumerate(sizes):
+        tree.score_new(nodes[:, :0] if depth == 0 else nodes)
+        children, step = tree.next_log_probs(nodes, depth)
+        together = (scores.unsqueeze(-1) + step).flatten(1)
+        scores, chosen = together.topk(min(size + 1, together.shape[1]), dim=1)
+        levels.append(children.flatten(1).gather(1, chosen).masked_fill(scores == -torch.inf, NO_NODE))
+        nodes, scores = levels[-1][:, :size], scores[:, :size]
+    return levels
+
+
+def _other(nodes: Tensor, wanted: Tensor, size: int, number: Tensor) -> Tensor:
+    """[B] the (size - number + 1)-th best of `nodes` that is not `wanted`, `number` [B] of which are of its level."""
+    other = (nodes >= 0) & ~(nodes.unsqueeze(-1) == wanted.unsqueeze(1)).any(-1)
     place = (size - number + 1).clamp(min=1).unsqueeze(1)
     chosen = other & (other.cumsum(1) == place)
-    return torch.where(chosen, level.nodes, NO_NODE).amax(1)
+    return torch.where(chosen, nodes, NO_NODE).amax(1)
