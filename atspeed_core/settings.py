@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from atspeed_core.errors import UserError
 
 Method = Literal["sft", "wordkd", "tvdkd", "seqkd", "dare", "atspeed_s", "atspeed_r", "prefix_containment", "one_shot"]
+DEFAULT_METHODS: tuple[Method, ...] = ("sft", "atspeed_s", "atspeed_r", "one_shot")  # those of dvc.yaml
 Verification = Literal["none", "strict", "relaxed", "exact_sampling"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
