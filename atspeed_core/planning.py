@@ -150,9 +150,10 @@ def draft_errors(recommender: Recommender, histories: Histories, k: int, subtree
     parts = []
     for start in range(0, len(histories), ERROR_BATCH):
         request = recommender.prepare(histories[start : start + ERROR_BATCH], k)
-        tree = request.tree(recommender.target)
+        tree = recommender.target_tree(request)
         found = beam_search(tree, k)
-        levels = rank(recommender.prefixes(request), quotas, BestScore(), k, len(request.ids))
+        rule = recommender.drafting_rule(request, BestScore())
+        levels = rank(recommender.prefixes(request), quotas, rule, k, len(request.ids))
         parts.append(measure_errors(found.beams, needed_beams(found, tree), levels, subtree))
     return DraftErrors(
         np.concatenate([part.beams for part in parts], axis=1),
@@ -189,11 +190,11 @@ def measure_costs(
     inner = torch.arange(1, available + 1, device=recommender.device)
 
     def first(nodes: int) -> Callable[[], object]:
-        tree, proposal = request.tree(recommender.target), inner[:nodes].expand(len(request.ids), -1)
+        tree, proposal = recommender.target_tree(request), inner[:nodes].expand(len(request.ids), -1)
         return lambda: begin(tree, proposal, request.k, BestScore())
 
     def later(of: Request, nodes: int) -> Callable[[], object]:
-        tree = of.tree(recommender.target)
+        tree = recommender.target_tree(of)
         tree.score_new(inner[:0].expand(len(of.ids), -1))
         proposal = inner[:nodes].expand(len(of.ids), -1)
         return lambda: begin(tree, proposal, of.k, BestScore())
