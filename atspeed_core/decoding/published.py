@@ -85,11 +85,15 @@ class UniformDrafter:
         return (nodes.unsqueeze(-1) == self._drafted.unsqueeze(1)).any(-1) & (nodes >= 0)
 
     def scores(self, beams: Beams) -> Tensor:
-        """See `verification.Draft`: sums of the draft's own log-probabilities from the root."""
+        """See `verification.Draft`: sums of the draft's own log-probabilities from the root.
+
+        No opinion where none of the extensions was drafted in this round, though the draft may have scored the beams
+        along with those of other requests: what was not drafted is drawn from the target's law.
+        """
         own = self._tree.path_scores(beams.nodes).masked_fill(beams.nodes < 0, -torch.inf)
-        scores = extensions(replace(beams, scores=own), self._tree)[1]
-        known = self._tree.find(beams.nodes)[1].all(1, keepdim=True)
-        return scores.masked_fill(~known, -torch.inf)
+        candidates, scores = extensions(replace(beams, scores=own), self._tree)
+        known = self._tree.find(beams.nodes)[1].all(1) & self.drawn(candidates).any(1)
+        return scores.masked_fill(~known.unsqueeze(1), -torch.inf)
 
     def select(self, rows: Tensor) -> None:
         """Keep only the requests `rows`."""
