@@ -445,30 +445,43 @@ class Recommender:
     def _settle_near_ties(self, result: SearchResult, request: Request, rule: BeamRule) -> None:
         """Decide again what float32 cannot tell apart; the calls are counted too.
 
-        Another order of summation moves a score by an ulp or two, and with it such a decision. Generate decides, for
-        its rounding is what the lists are compared with; or the step-by-step search, where generate has no say:
-        drawn lists, fewer items than K, a model that stands in for another.
+        Another order of summation moves a score by an ulp or two, and with it such a decision. Generate decides, asked
+        for each request alone, for its rounding is what the lists are compared with; or the step-by-step search, where
+        generate has no say: drawn lists, fewer items than K, a model that stands in for another.
         """
         rows = (result.margin < NEAR_TIE).nonzero().squeeze(1)
         if not len(rows):
             return
-        tied, levels = request.select(rows), self.trie.num_levels
+        levels = self.trie.num_levels
         if isinstance(rule, BestScore) and type(self.target) is CodeModel and bool((result.leaves[rows] >= 0).all()):
-            code_ids = self.encoder.code_ids.to(self.device)
-            keep = reference.keep_by_tensors(tied.trie, code_ids, len(rows), tied.ids.shape[1])
-            made = reference.generate(
-                self.target.model, tied.ids, tied.mask, keep, k=tied.k, num_levels=levels, pad_id=self.encoder.pad_id
-            )
-            result.leaves[rows] = reference.follow(tied.trie, code_ids, made.tokens)
-            result.scores[rows] = made.scores
+            for row in rows.tolist():
+                result.leaves[row], result.scores[row] = self._generated_alone(request, row)
             result.target_calls[rows] += levels
-            result.target_nodes[rows] += (levels - 1) * tied.k
+            result.target_nodes[rows] += (levels - 1) * request.k
             return
+        tied = request.select(rows)
         tree = self.target_tree(tied)
         settled = search(tree, tree.nodes[:, :0], request.k, rule=rule.select(rows))
         result.leaves[rows], result.scores[rows] = settled.leaves, settled.scores
         result.target_calls[rows] += settled.target_calls
         result.target_nodes[rows] += settled.target_nodes
+
+    def _generated_alone(self, request: Request, row: int) -> tuple[Tensor, Tensor]:
+        """Leaves [K] and scores [K] of generate for one request of a batch, without the batch's padding."""
+        alone = request.select(torch.tensor([row], device=self.device))
+        length = int(alone.mask.sum())
+        ids, mask, code_ids = alone.ids[:, -length:], alone.mask[:, -length:], self.encoder.code_ids.to(self.device)
+        keep = reference.keep_by_tensors(alone.trie, code_ids, 1, length)
+        made = reference.generate(
+            self.target.model,
+            ids,
+            mask,
+            keep,
+            k=request.k,
+            num_levels=self.trie.num_levels,
+            pad_id=self.encoder.pad_id,
+        )
+        return reference.follow(alone.trie, code_ids, made.tokens)[0], made.scores[0]
 
     def _rule(self, verification: str, seed: int, batch: int) -> BeamRule:
         if verification == "exact_sampling":

@@ -1,7 +1,7 @@
 """The paper's tables (AtSpeed, arXiv 2410.05165, tables 1 to 3) and ours beside them."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from atspeed_core.evaluation.results import rows_by_k
@@ -73,19 +73,21 @@ RANKING: dict[str, dict[str, Figures]] = {
 
 @dataclass(frozen=True)
 class PaperRun:
-    """One data set's run.
+    """One run of the paper's matrix.
 
     Attributes:
+        label: the data set, and behind it the name of an ablation.
         dataset: a file in presets/datasets/.
         commit: of the code.
-        params: what was changed for the run, by section.
+        settings: what was changed for the run, by section; the data set's own left out.
         metrics: as results/metrics.json.
-        failed: stages that did not end well.
+        failed: methods that have no result.
     """
 
+    label: str
     dataset: str
     commit: str
-    params: Json
+    settings: Json
     metrics: Json
     failed: list[str]
 
@@ -93,6 +95,16 @@ class PaperRun:
     def published_as(self) -> str:
         """The paper's name of the data set: "beauty" of "beauty-release"."""
         return self.dataset.removesuffix("-release")
+
+    def as_json(self) -> Json:
+        """The content of results/paper/LABEL.json."""
+        return asdict(self)
+
+
+def paper_markdown(runs: Sequence[PaperRun]) -> str:
+    """The content of results/paper/TABLE.md."""
+    head = "# The paper's tables, measured here\n\nAtSpeed, arXiv 2410.05165. A run: `make paper DATASET=NAME`."
+    return "\n".join([head, *map(run_markdown, runs)]) + "\n"
 
 
 def tables(run: PaperRun) -> list[Table]:
@@ -105,10 +117,11 @@ def run_markdown(run: PaperRun) -> str:
     metrics = run.metrics
     lines = [
         "",
-        f"# {run.dataset}",
+        f"# {run.label}",
         "",
         f"- Ours: {describe_device(metrics['device'])}; commit {run.commit}; target of "
         f"{metrics['target']['parameters'] / 1e6:.1f} M parameters; all {metrics['num_test_users']} test users.",
+        f"- Settings over the project's params: {_settings(run.settings)}.",
         f"- Published: {PAPER_DEVICE}; AS does not depend on the device, WS does.",
         *([f"- Failed and left out: {', '.join(run.failed)}."] if run.failed else []),
         *_below(run),
@@ -122,10 +135,10 @@ def _acceptance(run: PaperRun) -> Table:
         name = "accepted_steps_published" if "accepted_steps_published" in figures else "accepted_steps"
         if verification == "strict" and name == "accepted_steps":
             continue
-        rows.append(
-            [method, verification, k, _with_interval(figures, name, 2), _published(run, method, verification, k, "AS")]
-            + [f"{figures['accepted_steps']:.2f}", f"{figures['target_calls']:.2f}", _identical(figures, verification)]
-        )
+        published = _published(run, method, verification, k, "AS")
+        ours = [f"{figures[each]:.2f}" for each in ("accepted_steps", "target_calls")]
+        identical = _identical(figures, verification)
+        rows.append([method, verification, k, _with_interval(figures, name, 2), published, *ours, identical])
     note = (
         "AS: drafted steps accepted a request by the paper's scheme (N beams a level, drafted in rounds), ours [95% "
         "interval] beside the published. AS and calls of our scheme: quotas by level, repair instead of a new draft."
@@ -136,9 +149,11 @@ def _acceptance(run: PaperRun) -> Table:
 
 def _speed(run: PaperRun) -> Table:
     rows = [
-        [method, verification, k, _with_interval(figures, "walltime_speedup", 2)]
-        + [_published(run, method, verification, k, "WS"), f"{figures['walltime_speedup_oracle']:.2f}"]
-        + [f"{figures['walltime_speedup_vs_generate']:.2f}"]
+        [
+            *(method, verification, k, _with_interval(figures, "walltime_speedup", 2)),
+            _published(run, method, verification, k, "WS"),
+            *(f"{figures[f'walltime_speedup_{other}']:.2f}" for other in ("oracle", "vs_generate")),
+        ]
         for method, verification, k, figures in _cells(run)
         if "walltime_speedup" in figures
     ]
@@ -212,3 +227,7 @@ def _identical(figures: Json, verification: str) -> str:
 def _with_interval(figures: Json, name: str, digits: int) -> str:
     low, high = figures[f"{name}_interval"]
     return f"{figures[name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _settings(settings: Json) -> str:
+    return "; ".join(f"{section} {values}" for section, values in settings.items()) or "none"

@@ -146,3 +146,21 @@ def test_a_method_needs_the_reference_lists(project: Path) -> None:
     with pytest.raises(UserError, match="run the evaluate_target stage first"):
         evaluate.evaluate("sft", make_params())
     assert not (project / "results").exists()
+
+
+def test_a_list_that_only_the_batch_rounded_otherwise_is_asked_alone(recommender: Any) -> None:
+    """Generate in a batch swaps two items of one request; alone it does not, and nor does our beam search."""
+    histories, generate = [["a", "b"], ["c", "d"], ["e", "f"]], recommender.generate
+
+    def rounding(asked: list[list[str]], k: int, *, prompt_once: bool = False) -> Any:
+        made = generate(asked, k)
+        if len(asked) > 1:
+            made.items[1].reverse()
+            made.scores[1].reverse()
+        return made
+
+    recommender.generate = rounding
+    found = evaluate_target.generated(recommender, histories, 2)
+    assert found.items == [["b", "a"], ["d", "c"], ["f", "e"]]
+    assert found.scores[1] == generate([["c", "d"]], 2).scores[0]
+    assert recommender.calls.count("generate") == 2 + 1
