@@ -26,7 +26,7 @@ class Interned:
     def codes(self, ids: pd.Series) -> np.ndarray:
         """The numbers of `ids`, int32; new ids get new numbers."""
         local, unique = pd.factorize(ids)
-        numbers = (self.numbers.setdefault(each, len(self.numbers)) for each in unique)
+        numbers = (self.numbers.setdefault(each, len(self.numbers)) for each in unique.tolist())
         return np.fromiter(numbers, np.int32, len(unique))[local]
 
     def column(self, codes: np.ndarray) -> pd.Categorical:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
+import pyarrow
 from pandera.errors import SchemaErrors
 
 from atspeed_core.data.tables import UNIX_SECONDS, Clock, Table
@@ -111,6 +112,11 @@ def _seconds(times: pd.Series, clock: Clock) -> np.ndarray:
 
 
 def _numbers(column: pd.Series) -> np.ndarray:
+    if isinstance(column.dtype, pd.StringDtype):
+        try:  # ten times as fast, where all of it is numbers
+            return np.asarray(pyarrow.array(column).cast(pyarrow.float64()).to_numpy(zero_copy_only=False))
+        except pyarrow.ArrowInvalid:
+            pass
     return pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
 
 
