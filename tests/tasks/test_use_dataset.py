@@ -90,7 +90,7 @@ def test_a_wrong_preset_changes_nothing(project: Path) -> None:
 def test_the_command_tells_what_comes_next(project: Path) -> None:
     answer = CliRunner().invoke(app, [DEFAULT])
     assert answer.exit_code == 0
-    assert "data/raw/ml-latest-small-2016 : not there; set prepare_data.path, or get MovieLens" in answer.output
+    assert "data/raw/ml-latest-small-2016: not there; set prepare_data.path, or get MovieLens" in answer.output
     assert "https://grouplens.org/datasets/movielens/" in answer.output
     (project.parent / "data" / "raw" / DEFAULT).mkdir(parents=True)
     assert next_step(load_params(project).prepare_data).endswith("next: make run")
