@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from atspeed_core.data.clock import UNIX_SECONDS, Clock
 from atspeed_core.data.schemas import check_tables
-from atspeed_core.data.tables import UNIX_SECONDS, Clock, Table, require_columns
+from atspeed_core.data.tables import Table, require_columns
 
 TYPES = {"rating": np.float32, "timestamp": np.int64}
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from atspeed_core.data.clock import Clock, web_clock
 from atspeed_core.data.compact import compacted
 from atspeed_core.data.descriptions import plain, read_descriptions, sentences
 from atspeed_core.data.records import Record, first_record, read_records
 from atspeed_core.data.sources.origins import AMAZON, located, missing
-from atspeed_core.data.tables import Clock, Table, open_bytes, read_delimited_chunks, web_clock
+from atspeed_core.data.tables import Table, open_bytes, read_delimited_chunks
 from atspeed_core.errors import UserError
 from atspeed_core.settings import PrepareData
 

@@ -10,11 +10,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from atspeed_core.data.clock import web_clock
 from atspeed_core.data.compact import compacted
 from atspeed_core.data.descriptions import plain, read_descriptions, sentences
 from atspeed_core.data.records import read_records
 from atspeed_core.data.sources.origins import GOODREADS, located, missing
-from atspeed_core.data.tables import Table, read_delimited, read_delimited_chunks, require_columns, web_clock
+from atspeed_core.data.tables import Table, read_delimited, read_delimited_chunks, require_columns
 from atspeed_core.errors import UserError
 from atspeed_core.settings import PrepareData
 
