@@ -31,14 +31,14 @@ class Clock:
         if self.notation == "s":
             return numbers(times)
         if self.notation == "ms":
-            return np.asarray(np.floor(numbers(times) / 1000))
+            return np.floor(numbers(times) / 1000)
         parsed = pd.to_datetime(times, format=self.notation, utc=True, errors="coerce").dt.tz_localize(None)
         return np.where(parsed.isna(), np.nan, parsed.astype("datetime64[s]").astype("int64")).astype(np.float64)
 
     def believes(self, seconds: np.ndarray) -> np.ndarray:
         """Which of the times are whole seconds between the first and the last."""
         with np.errstate(invalid="ignore"):
-            return (seconds >= self.first) & (seconds <= self.last) & (seconds % 1 == 0)
+            return np.asarray((seconds >= self.first) & (seconds <= self.last) & (seconds % 1 == 0))
 
     @property
     def fault(self) -> str:
