@@ -87,6 +87,16 @@ def read_delimited_chunks(
         yield from track_file(_chunks(reader, 2 if names is None else 1), f"reading {path.name}", raw)
 
 
+def first_line(path: Path) -> str:
+    """The first line of a plain or gzipped text file, without its end.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    with _readable(path, "utf-8"), open_bytes(path) as (file, _):
+        return file.readline(1 << 16).decode("utf-8-sig", "replace").rstrip("\r\n")
+
+
 @contextmanager
 def open_bytes(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     """Open a plain or gzipped file.
