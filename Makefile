@@ -82,4 +82,4 @@ lock: ## Resolve all requirements*.in together, anew, into requirements.lock
 
 clean: ## Remove what the stages and tools wrote; .venv, the DVC cache and mlflow.db stay
 	@rm -rf data/processed data/identifiers data/topk_cache data/reference models checkpoints results/per_user \
-	  results/plots results/target.json results/sft.json results/atspeed_*.json results/one_shot.json results/report.html data/champion outbox .lock-venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	  results/plots $(filter-out results/metrics.json,$(wildcard results/*.json)) results/report.html data/champion outbox .lock-venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -24,7 +24,7 @@ from atspeed_core.decoding.planner import (
     shortlist,
 )
 from atspeed_core.decoding.scored_tree import ScoredTree
-from atspeed_core.decoding.search import ROUNDING, Frontier, SearchResult, beam_search, verify
+from atspeed_core.decoding.search import ROUNDING, SearchResult, beam_search, begin
 from atspeed_core.evaluation.device import device_facts
 from atspeed_core.evaluation.speed import synchronize, time_interleaved
 from atspeed_core.progress import track
@@ -150,9 +150,10 @@ def draft_errors(recommender: Recommender, histories: Histories, k: int, subtree
     parts = []
     for start in range(0, len(histories), ERROR_BATCH):
         request = recommender.prepare(histories[start : start + ERROR_BATCH], k)
-        tree = request.tree(recommender.target)
+        tree = recommender.target_tree(request)
         found = beam_search(tree, k)
-        levels = rank(recommender.prefixes(request), quotas, BestScore(), k, len(request.ids))
+        rule = recommender.drafting_rule(request, BestScore())
+        levels = rank(recommender.prefixes(request), quotas, rule, k, len(request.ids))
         parts.append(measure_errors(found.beams, needed_beams(found, tree), levels, subtree))
     return DraftErrors(
         np.concatenate([part.beams for part in parts], axis=1),
@@ -162,7 +163,7 @@ def draft_errors(recommender: Recommender, histories: Histories, k: int, subtree
 
 
 def needed_beams(found: SearchResult, tree: ScoredTree) -> Tensor:
-    """[B, L - 1, K] bool: beams without which the next level could not be decided (see `search.verify`).
+    """[B, L - 1, K] bool: beams without which the next level could not be decided (see `search.finish`).
 
     Args:
         found: a search without speculation.
@@ -188,19 +189,15 @@ def measure_costs(
     grid = sorted({min(nodes, available) for nodes in NODE_GRID})
     inner = torch.arange(1, available + 1, device=recommender.device)
 
-    def scored_and_verified(of: Request, tree: ScoredTree, nodes: Tensor) -> None:
-        tree.score_new(nodes)
-        verify(tree, BestScore(), [Frontier.root(len(of.ids), of.k, recommender.device)])
-
     def first(nodes: int) -> Callable[[], object]:
-        tree, proposal = request.tree(recommender.target), inner[:nodes].expand(len(request.ids), -1)
-        return lambda: scored_and_verified(request, tree, proposal)
+        tree, proposal = recommender.target_tree(request), inner[:nodes].expand(len(request.ids), -1)
+        return lambda: begin(tree, proposal, request.k, BestScore())
 
     def later(of: Request, nodes: int) -> Callable[[], object]:
-        tree = of.tree(recommender.target)
+        tree = recommender.target_tree(of)
         tree.score_new(inner[:0].expand(len(of.ids), -1))
         proposal = inner[:nodes].expand(len(of.ids), -1)
-        return lambda: scored_and_verified(of, tree, proposal)
+        return lambda: begin(tree, proposal, of.k, BestScore())
 
     def timed(prepare: Callable[[int], Callable[[], object]]) -> FloatArray:
         times: list[float] = []

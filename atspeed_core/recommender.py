@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, get_args
@@ -25,11 +25,14 @@ from atspeed_core.decoding.drafters import (
     propose,
     propose_level_one,
 )
+from atspeed_core.decoding.graphs import CudaCapture, Graphs
 from atspeed_core.decoding.llama import LlamaDecoder
-from atspeed_core.decoding.plan import Choice, Plan
-from atspeed_core.decoding.published import UniformDrafter, search_in_rounds
+from atspeed_core.decoding.path_rows import PathRows
+from atspeed_core.decoding.plan import Choice, Plan, Planned
+from atspeed_core.decoding.published import NoDrafter, UniformDrafter, search_in_rounds
+from atspeed_core.decoding.retrieval import UniformTree, history_numbers
 from atspeed_core.decoding.scored_tree import ScoredTree
-from atspeed_core.decoding.search import SearchResult, beam_search, search
+from atspeed_core.decoding.search import Begun, SearchResult, beam_search, begin, begin_step_by_step, finish, search
 from atspeed_core.decoding.verification import Relaxed, Strict
 from atspeed_core.errors import UserError
 from atspeed_core.identifiers.catalog import Catalog
@@ -37,14 +40,22 @@ from atspeed_core.identifiers.trie import IntArray
 from atspeed_core.models.building import load_model, load_prompt_encoder
 from atspeed_core.models.one_shot import is_one_shot, load_one_shot, padded_items
 from atspeed_core.models.prompts import PromptEncoder
+from atspeed_core.models.retrieval import RetrievalDraft, is_retrieval, load_retrieval
 
 # One forward pass over a tree and a pass a level sum in different order; in float32 that moves scores by some 1e-6.
 NEAR_TIE = 1e-5
+
+# Graphs are captured for prompts, and for excluded nodes, of so many columns and their multiples.
+PROMPT_BUCKET, EXCLUDED_BUCKET = 16, 16
 
 VerificationName = Literal["none", "strict", "relaxed", "exact_sampling"]
 VERIFICATIONS = get_args(VerificationName)
 
 Constraint = Literal["callback", "tensor"]
+
+NO_SPECULATION = Choice(speculation="none")
+
+Draft = CodeModel | PrefixScorer | RetrievalDraft
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,25 @@ class Request:
         """A tree behind these prompts, nothing scored yet."""
         return ScoredTree(model, self.trie, self.ids, self.mask)
 
+    def bucketed(self, max_history: int) -> Request:
+        """The same requests in tensors of one of few shapes."""
+        columns = -self.ids.shape[1] % PROMPT_BUCKET
+        ids, mask = (nn.functional.pad(part, (columns, 0)) for part in (self.ids, self.mask))
+        items = nn.functional.pad(self.items, (max_history - self.items.shape[1], 0), value=-1)
+        return Request(ids, mask, items, self.trie.bucketed(EXCLUDED_BUCKET), self.k)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What differs from one batch of requests to another."""
+        parts = {"ids": self.ids, "mask": self.mask, "items": self.items}
+        of_trie = {"allowed": self.trie.allowed, "excluded": self.trie.excluded}
+        return parts | {name: part for name, part in of_trie.items() if part is not None}
+
+    def holding(self, tensors: dict[str, Tensor]) -> Request:
+        """Such a request with other `tensors`."""
+        of_trie = {name: part for name, part in tensors.items() if name in ("allowed", "excluded")}
+        trie = replace(self.trie, **of_trie)  # type: ignore[arg-type]
+        return Request(tensors["ids"], tensors["mask"], tensors["items"], trie, self.k)
+
     def select(self, rows: Tensor) -> Request:
         """Only the requests `rows`."""
         return Request(self.ids[rows], self.mask[rows], self.items[rows], self.trie.select(rows), self.k)
@@ -102,13 +132,15 @@ class Recommender:
     catalog: Catalog
     encoder: PromptEncoder
     target: CodeModel
-    draft: CodeModel | PrefixScorer | None
+    draft: Draft | None
     trie: DeviceTrie
     plan: Plan
     draft_beams: int
     draft_steps: int
     temperature: float
     exclude_history: bool
+    tree_attention: bool = True
+    graphs: Graphs | None = None
 
     @classmethod
     def load(
@@ -125,13 +157,14 @@ class Recommender:
         temperature: float = 1.0,
         max_history: int = 20,
         exclude_history: bool = False,
+        tree_attention: bool = True,
     ) -> Recommender:
         """Load model folders, an identifiers file and a plan.
 
         Args:
             target: folder of the target model.
-            draft: folder of the draft, a language model or a one-shot draft; without one "strict" speculates with the
-                item trie alone. "relaxed" needs a language model.
+            draft: folder of the draft, a language model, a one-shot draft or a retrieval draft; without one "strict"
+                speculates with the item trie alone. "relaxed" takes any but a one-shot draft.
             identifiers: LC-Rec style JSON, {"item": ["<a_1>", ...]}.
             plan: how to decode on this device (the evaluate stage writes one), a file or a plan; without
                 one quotas that are generous rather than fast are used.
@@ -142,6 +175,8 @@ class Recommender:
             temperature: of "relaxed" and "exact_sampling".
             max_history: most recent items of a history that the models see.
             exclude_history: items of a request's history are not recommended to it again.
+            tree_attention: the target scores all nodes of a call in one sequence; False: path by path, in rows of their
+                own. The lists are the same.
 
         Raises:
             UserError: a folder or file is missing or does not fit the others.
@@ -162,6 +197,8 @@ class Recommender:
             draft_steps,
             temperature,
             exclude_history,
+            tree_attention,
+            Graphs(CudaCapture()) if device.type == "cuda" else None,
         )
 
     @property
@@ -218,12 +255,26 @@ class Recommender:
         if verification == "relaxed":
             return self._recommendation(histories, self._relaxed(request, seed), k)
         rule = self._rule(verification, seed, len(histories))
-        choice = Choice(speculation="none") if verification == "none" else None
+        choice = NO_SPECULATION if verification == "none" else None
         return self._recommendation(histories, self.speculate(request, rule, choice), k)
 
     def offers(self, verification: str) -> bool:
         """Whether `recommend` takes this verification with the draft that is loaded."""
-        return verification in VERIFICATIONS and (verification != "relaxed" or isinstance(self.draft, CodeModel))
+        return verification in VERIFICATIONS and (verification != "relaxed" or self.drafts_in_rounds)
+
+    @property
+    def drafts_in_rounds(self) -> bool:
+        """Whether the draft that is loaded can serve the published scheme: a one-shot draft scores no beams anew."""
+        return isinstance(self.draft, CodeModel | RetrievalDraft)
+
+    def without_speculation(self) -> Recommender:
+        """The same recommender decoding with the target alone, one level a call."""
+        return replace(self, plan=Plan([Planned(prompt_tokens=0, k=1, batch=1, choice=NO_SPECULATION)], {}))
+
+    def target_tree(self, request: Request) -> ScoredTree:
+        """A tree of the target behind the prompts of `request`, nothing scored yet."""
+        kind = ScoredTree if self.tree_attention else PathRows
+        return kind(self.target, request.trie, request.ids, request.mask)
 
     def prepare(
         self, histories: Sequence[Sequence[str]], k: int, *, allowed_items: Sequence[str] | None = None
@@ -249,11 +300,51 @@ class Recommender:
                 levels=self.trie.num_levels,
                 has_draft=self.draft is not None,
             )
-        proposal = self.proposal(request, rule, choice)
-        result = search(request.tree(self.target), proposal, request.k, rule=rule, repair_subtree=choice.repair_subtree)
+        result = self._search(request, rule, choice)
         if self.dtype == torch.float32:
             self._settle_near_ties(result, request, rule)
         return result
+
+    @torch.inference_mode()
+    def _search(self, request: Request, rule: BeamRule, choice: Choice, proposal: Tensor | None = None) -> SearchResult:
+        """Search as `choice` says, or with a `proposal` of the caller's."""
+        if self.graphs is None or not self._has_a_graph(rule):
+            return finish(self.begin(request, rule, choice, proposal), rule, choice.repair_subtree)
+        with self.graphs.lock:
+            return finish(self._replayed(self.graphs, request, rule, choice, proposal), rule, choice.repair_subtree)
+
+    def begin(self, request: Request, rule: BeamRule, choice: Choice, proposal: Tensor | None = None) -> Begun:
+        """The search up to where the host first has to look: drafting, the first call and what it decides.
+
+        Without speculation it is all calls.
+        """
+        if proposal is None:
+            proposal = self.proposal(request, rule, choice)
+        tree = self.target_tree(request)
+        if proposal.shape[1] or choice.repair_subtree:
+            return begin(tree, proposal, request.k, rule)
+        return begin_step_by_step(tree, request.k, rule)
+
+    def _has_a_graph(self, rule: BeamRule) -> bool:
+        """Whether nothing but tensors decides what `begin` does: no noise of a seed, no model that is looked at."""
+        plain_draft = self.draft is None or isinstance(self.draft, nn.Module) or type(self.draft) is CodeModel
+        return isinstance(rule, BestScore) and type(self.target) is CodeModel and plain_draft and self.tree_attention
+
+    def _replayed(
+        self, graphs: Graphs, request: Request, rule: BeamRule, choice: Choice, proposal: Tensor | None
+    ) -> Begun:
+        """As `begin`, from a graph."""
+        request = request.bucketed(self.encoder.max_history)
+        inputs = request.tensors() | ({} if proposal is None else {"proposal": proposal})
+        models = id(self.target), id(self.draft), id(self.trie)  # alive as long as their graph
+        shapes = tuple((name, tuple(part.shape)) for name, part in inputs.items())
+
+        def program(given: Sequence[Tensor]) -> Begun:
+            tensors = dict(zip(inputs, given, strict=True))
+            return self.begin(request.holding(tensors), rule, choice, tensors.get("proposal"))
+
+        kind = (models, request.k, choice.model_dump_json(), shapes)
+        return graphs.run(kind, program, list(inputs.values())).forked()
 
     @torch.inference_mode()
     def proposal(self, request: Request, rule: BeamRule, choice: Choice) -> Tensor:
@@ -262,7 +353,7 @@ class Recommender:
         if choice.speculation == "trie":
             return propose_level_one(request.trie, batch, choice.most[0] if choice.most else self.trie.num_nodes)
         if choice.speculation == "draft":
-            return propose(self.prefixes(request), choice.quotas, rule, request.k, batch)
+            return propose(self.prefixes(request), choice.quotas, self.drafting_rule(request, rule), request.k, batch)
         return torch.zeros(batch, 0, dtype=torch.long, device=self.device)
 
     def prepare_oracle(self, histories: Sequence[Sequence[str]], k: int) -> Callable[[], Recommendation]:
@@ -275,19 +366,33 @@ class Recommender:
     def true_beams(self, histories: Sequence[Sequence[str]], k: int) -> Tensor:
         """[B, (L - 1) * k] the nodes that the target's own beam search goes through, NO_NODE where there are fewer."""
         self._check(k, "none", None)
-        return beam_search(self.prepare(histories, k).tree(self.target), k).beams.flatten(1)
+        return beam_search(self.target_tree(self.prepare(histories, k)), k).beams.flatten(1)
 
     def search_knowing(self, beams: Tensor, histories: Sequence[Sequence[str]], k: int) -> Recommendation:
         """A strict search that proposes `beams` (see `true_beams`)."""
-        tree = self.prepare(histories, k).tree(self.target)
-        return self._recommendation(histories, search(tree, beams, k), k)
+        found = self._search(self.prepare(histories, k), BestScore(), Choice(speculation="none"), beams)
+        return self._recommendation(histories, found, k)
 
     def search_as_published(self, histories: Sequence[Sequence[str]], k: int) -> Recommendation:
         """Strict verification by the published scheme: `draft_beams` nodes a level, drafted anew after every miss."""
         self._check(k, "relaxed", None)
         request = self.prepare(histories, k)
-        result = search_in_rounds(request.tree(self.target), self._uniform(request, None), Strict(), k)
+        # What is drawn uniformly has no best to take: a retrieval draft samples here too.
+        seed = self.draft.seed if isinstance(self.draft, RetrievalDraft) else None
+        generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
+        result = search_in_rounds(self.target_tree(request), self._uniform(request, generator), Strict(), k)
         return self._recommendation(histories, result, k)
+
+    def sample_as_published(self, histories: Sequence[Sequence[str]], k: int, *, seed: int = 0) -> Recommendation:
+        """The target's sampling-based beam search as published, without speculation: what "relaxed" approximates.
+
+        At every level K extensions of the K beams are drawn without replacement, in proportion to exp(score /
+        temperature).
+        """
+        self._check(k, "none", None)
+        request = self.prepare(histories, k)
+        rule = Relaxed(torch.Generator(self.device).manual_seed(seed), self.temperature)
+        return self._recommendation(histories, search_in_rounds(self.target_tree(request), NoDrafter(), rule, k), k)
 
     def generate(
         self,
@@ -359,7 +464,7 @@ class Recommender:
             result.target_calls[rows] += levels
             result.target_nodes[rows] += (levels - 1) * tied.k
             return
-        tree = tied.tree(self.target)
+        tree = self.target_tree(tied)
         settled = search(tree, tree.nodes[:, :0], request.k, rule=rule.select(rows))
         result.leaves[rows], result.scores[rows] = settled.leaves, settled.scores
         result.target_calls[rows] += settled.target_calls
@@ -375,12 +480,24 @@ class Recommender:
         assert self.draft is not None
         if isinstance(self.draft, CodeModel):
             return AutoregressivePrefixes(request.tree(self.draft))
+        if isinstance(self.draft, RetrievalDraft):
+            return UniformTree(request.trie, len(request.ids))
         return OneShotPrefixes.after(request.items, self.draft, request.trie)
 
+    def drafting_rule(self, request: Request, rule: BeamRule) -> BeamRule:
+        """How the draft ranks: as the target does, but what a retrieval draft proposes is drawn in any case.
+
+        The draw depends on the draft's seed and on the history alone.
+        """
+        if isinstance(self.draft, RetrievalDraft) and isinstance(rule, BestScore):
+            return GumbelTopK(self.draft.seed, history_numbers(request.items))
+        return rule
+
     def _uniform(self, request: Request, generator: torch.Generator | None) -> UniformDrafter:
-        assert isinstance(self.draft, CodeModel)
+        assert isinstance(self.draft, CodeModel | RetrievalDraft)
+        model = self.draft if isinstance(self.draft, CodeModel) else None
         return UniformDrafter(
-            request.tree(self.draft),
+            request.tree(model) if model else UniformTree(request.trie, len(request.ids)),
             num_beams=self.draft_beams,
             num_steps=self.draft_steps,
             generator=generator,
@@ -390,7 +507,7 @@ class Recommender:
     def _relaxed(self, request: Request, seed: int) -> SearchResult:
         generator = torch.Generator(self.device).manual_seed(seed)
         drafter = self._uniform(request, generator)
-        return search_in_rounds(request.tree(self.target), drafter, Relaxed(generator, self.temperature), request.k)
+        return search_in_rounds(self.target_tree(request), drafter, Relaxed(generator, self.temperature), request.k)
 
     def _check(self, k: int, verification: str, allowed_items: Sequence[str] | None) -> None:
         if verification not in VERIFICATIONS:
@@ -401,7 +518,7 @@ class Recommender:
             )
         if not self.offers(verification):
             raise UserError(
-                "verification 'relaxed' needs a draft that is a language model; load one, or ask for 'none'"
+                "verification 'relaxed' needs a draft that is a language model, or dare's; load one, or ask for 'none'"
             )
         if verification == "relaxed" and k > self.draft_beams:
             raise UserError(f"k = {k}: the draft proposes only {self.draft_beams} beams; raise draft_beams")
@@ -448,9 +565,9 @@ def _code_model(folder: str | Path, encoder: PromptEncoder, device: torch.device
     return CodeModel(model, encoder.code_ids.to(device), decoder)
 
 
-def _load_draft(
-    folder: str | Path, encoder: PromptEncoder, device: torch.device, dtype: torch.dtype
-) -> CodeModel | PrefixScorer:
+def _load_draft(folder: str | Path, encoder: PromptEncoder, device: torch.device, dtype: torch.dtype) -> Draft:
+    if is_retrieval(folder):
+        return load_retrieval(folder)
     if is_one_shot(folder):
         return load_one_shot(folder, encoder.catalog, device=device)
     if load_prompt_encoder(folder, encoder.catalog, max_history=encoder.max_history).prefix != encoder.prefix:

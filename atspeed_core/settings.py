@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from atspeed_core.errors import UserError
 
-Method = Literal["sft", "atspeed_s", "atspeed_r", "one_shot"]
+Method = Literal["sft", "wordkd", "tvdkd", "seqkd", "dare", "atspeed_s", "atspeed_r", "prefix_containment", "one_shot"]
+DEFAULT_METHODS: tuple[Method, ...] = ("sft", "atspeed_s", "atspeed_r", "one_shot")  # those of dvc.yaml
 Verification = Literal["none", "strict", "relaxed", "exact_sampling"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
@@ -239,13 +240,37 @@ class OneShot(Section):
         return self.model_copy(update=dict(self.warm))
 
 
+class PrefixContainment(Section):
+    """What method prefix_containment asks of its draft.
+
+    Attributes:
+        nodes: n_t, how many nodes of level 1, 2, ... are drafted; the last counts for deeper levels too.
+        margin: log-probability by which a prefix of the target's should stand above what must stay outside.
+    """
+
+    nodes: Annotated[list[Positive], Field(min_length=1)] = [40]
+    margin: Annotated[float, Field(ge=0)] = 1.0
+
+
 class AlignDraft(Section):
-    """Training of the draft: from scratch; for the language models the same initial weights and number of updates."""
+    """Training of the draft: from scratch; for the language models the same initial weights and number of updates.
+
+    Attributes:
+        alpha: weight of the alignment loss; the recommendation loss has 1 - alpha.
+        beta: weight of the density regularisation of atspeed_s; 0: without it.
+        lambda_: share of updates in which atspeed_s aligns on the draft's own beams.
+        constrained: alignment compares the valid codes after a prefix; false: the whole vocabulary, for which the
+            target runs in every update.
+        sequences: what atspeed_s and atspeed_r align on: the target's cached sequences, or the item that came next.
+    """
 
     architecture: Architecture
     alpha: Share = 0.5
     beta: Annotated[float, Field(ge=0)] = 1.0
     lambda_: Annotated[float, Field(ge=0, le=1, alias="lambda")] = 0.25
+    constrained: bool = True
+    sequences: Literal["top_k", "ground_truth"] = "top_k"
+    prefix_containment: PrefixContainment = PrefixContainment()
     num_updates: Positive = 600
     batch_size: Positive = 32
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -290,12 +315,19 @@ class CallsByNodes(Section):
 
 
 class Evaluate(Section):
-    """What is measured, over all test users."""
+    """What is measured, over all test users.
+
+    Attributes:
+        draft_beams: N of the published scheme, nodes drafted a level in every round.
+        draft_steps: gamma of the published scheme, levels drafted in every round.
+        tree_attention: the target scores all drafted beams in one sequence; false: each in a row of its own.
+    """
 
     ks: list[Positive] = [1, 3, 5, 10, 20]
     verifications: list[Verification] = ["strict", "relaxed"]
     draft_beams: Positive = 40
     draft_steps: Positive = 3
+    tree_attention: bool = True
     exclude_history: bool = True
     plan: PlanDecoding = PlanDecoding()
     calls_by_nodes: CallsByNodes = CallsByNodes()

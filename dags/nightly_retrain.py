@@ -7,7 +7,7 @@ from typing import Any
 from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, Param, TaskGroup, TriggerRule, task_group
 from atspeed_dags.command import CloseOperator, CommandOperator
 from atspeed_dags.policy import CPU, GPU, LARGE_CPU, TASK_DEFAULTS, Place, deadline
-from atspeed_dags.presets import METHODS, dataset_param
+from atspeed_dags.presets import DEFAULT_METHODS, METHODS, dataset_param
 
 CHALLENGER = Asset("atspeed_challenger", uri="atspeed://models/challenger")
 CRON = os.environ.get("ATSPEED_CRON") or "0 2 * * *"
@@ -84,7 +84,7 @@ PARAMS = {
         description="The day whose interactions come in. Empty: the day of the data interval, or yesterday.",
     ),
     "methods": Param(
-        METHODS,
+        DEFAULT_METHODS,
         type="array",
         items={"type": "string", "enum": METHODS},
         examples=METHODS,

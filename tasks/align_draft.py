@@ -16,6 +16,7 @@ from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models import one_shot
 from atspeed_core.models.building import build_model, load_instruction, save_model
 from atspeed_core.models.prompts import PromptEncoder
+from atspeed_core.models.retrieval import RetrievalDraft, save_retrieval
 from atspeed_core.models.warm_start import SCRATCH, Start, build_from, choose_start
 from atspeed_core.settings import AlignDraft, Method, Params
 from atspeed_core.training.alignment import AlignmentData, align
@@ -37,7 +38,7 @@ def main(
     method: Annotated[Method, typer.Option(help="Alignment method.")],
     params: ParamsPath = Path("params.yaml"),
 ) -> None:
-    """Align a draft with the target and write models/drafts/METHOD/.
+    """Align a draft with the target and write models/drafts/METHOD/; that of dare is a seed, it trains nothing.
 
     Training starts from data/champion/drafts/METHOD where that fits, else from scratch. A stopped training goes on from
     its last state (checkpoints/align_draft/).
@@ -45,10 +46,13 @@ def main(
     with stage("align_draft", params, method=method) as run:
         data = _load(run.params)
         start = _start(run, data.encoder, method)
+        log.info("starts from %s: %s", start.origin, start.reason)
+        run.log_param("started_from", start.origin)
+        run.log_param("start_reason", start.reason)
         settings = run.params.align_draft.warmed() if start.folder else run.params.align_draft
         checkpoint = CHECKPOINTS / "align_draft" / f"{_fingerprint(run.params, method, start)}.pt"
         torch.manual_seed(settings.seed)
-        made = _one_shot if method == "one_shot" else _language_model
+        made = {"one_shot": _one_shot, "dare": _retrieval}.get(method, _language_model)
         curves = made(method, data, settings, start, checkpoint)
         checkpoint.unlink(missing_ok=True)
         _record(run, curves, DRAFTS / method)
@@ -65,15 +69,14 @@ def _load(params: Params) -> AlignmentData:
 
 def _start(run: Run, encoder: PromptEncoder, method: Method) -> Start:
     settings, part = run.params.align_draft, f"drafts/{method}"
+    if method == "dare":
+        return Start(None, SCRATCH, "nothing is trained")
     architecture = None if method == "one_shot" else settings.architecture
     start = choose_start(CHAMPION, part, encoder.catalog, architecture=architecture)
     if method == "one_shot" and start.folder is not None:
         differing = one_shot.shape_difference(start.folder, settings.one_shot, max_history=encoder.max_history)
         if differing:
             start = Start(None, SCRATCH, f"the champion's {part} has another shape: {differing}")
-    log.info("starts from %s: %s", start.origin, start.reason)
-    run.log_param("started_from", start.origin)
-    run.log_param("start_reason", start.reason)
     return start
 
 
@@ -107,13 +110,18 @@ def _one_shot(method: Method, data: AlignmentData, settings: AlignDraft, start: 
     return curves
 
 
+def _retrieval(method: Method, data: AlignmentData, settings: AlignDraft, start: Start, checkpoint: Path) -> Curves:
+    save_retrieval(DRAFTS / method, RetrievalDraft(settings.seed), extra_files={CURVES_FILE: Curves().csv()})
+    return Curves()
+
+
 def _record(run: Run, curves: Curves, folder: Path) -> None:
     for step, name, value in curves.rows:
         if step % CURVE_EVERY == 0:
             run.metric(name, value, step=step)
     run.artifact(folder / CURVES_FILE)
     last = {name: value for _, name, value in curves.rows}
-    log.info("last update: %s", ", ".join(f"{name} {value:.3f}" for name, value in last.items()))
+    log.info("last update: %s", ", ".join(f"{name} {value:.3f}" for name, value in last.items()) or "none, no training")
 
 
 def _fingerprint(params: Params, method: Method, start: Start) -> str:

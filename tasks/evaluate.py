@@ -20,7 +20,15 @@ from atspeed_core.evaluation.lists import (
     read_reference,
     same_lists,
 )
-from atspeed_core.evaluation.measure import Recommends, list_figures, per_user_figures, speed_figures, timed_requests
+from atspeed_core.evaluation.measure import (
+    PER_USER,
+    Recommends,
+    list_figures,
+    per_user_figures,
+    published_figures,
+    speed_figures,
+    timed_requests,
+)
 from atspeed_core.evaluation.speed import BASELINE, FloatArray, time_interleaved
 from atspeed_core.files import replacing, write_json
 from atspeed_core.identifiers.catalog import Catalog
@@ -96,6 +104,7 @@ def load_recommender(method: str, identifiers: Path, params: Params) -> Recommen
         draft_beams=params.evaluate.draft_beams,
         draft_steps=params.evaluate.draft_steps,
         temperature=params.evaluate.temperature,
+        tree_attention=params.evaluate.tree_attention,
         max_history=params.prepare_data.max_history,
         exclude_history=params.evaluate.exclude_history,
     )
@@ -169,7 +178,8 @@ def measure(
     """Verification -> K -> figures, and one row a user, verification and K.
 
     Lists, accepted steps and calls are those of `recommender`, which drafts as many nodes on every device, so that they
-    can be compared; times are those of `fast`, which decodes by its plan.
+    can be compared; times are those of `fast`, which decodes by its plan. Lists are compared with `reference`, those of
+    exact_sampling, which are drawn, with the target's own draws of the same seed.
     """
     offered = [name for name in settings.verifications if recommender.offers(name)]
     settings = settings.model_copy(update={"verifications": offered})
@@ -179,13 +189,18 @@ def measure(
     for k in track(settings.ks, f"evaluate {method} at each K"):
         seconds = time_at(fast, examples, k, settings)
         for name in settings.verifications:
-            lists = lists_at(recommender, examples, k, name, settings)
-            frames.append(per_user_figures(examples, lists, reference[k], k, name))
+            lists, wanted = lists_at(recommender, examples, k, name, settings), reference[k]
+            if name == "exact_sampling":
+                wanted = lists_at(recommender.without_speculation(), examples, k, name, settings)
+            frames.append(per_user_figures(examples, lists, wanted, k, name))
             figures[name][str(k)] = {
-                **list_figures(frames[-1], lists, reference[k], **options),
+                **list_figures(frames[-1], lists, wanted, **options),
                 **speed_figures(seconds, name, **options),
             }
-    return figures, pd.concat(frames, ignore_index=True)
+        if "strict" in figures and recommender.drafts_in_rounds:
+            published = published_lists_at(recommender, examples, k, settings)
+            figures["strict"][str(k)] |= published_figures(published, **options)
+    return figures, pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=PER_USER)
 
 
 def lists_at(
@@ -196,6 +211,16 @@ def lists_at(
         lambda histories, first: recommender.recommend(
             histories, k, verification=verification, seed=settings.seed + first
         ),
+        in_batches([example.history for example in examples], settings.batch_size),
+    )
+
+
+def published_lists_at(
+    recommender: Recommends, examples: Sequence[Example], k: int, settings: Evaluate
+) -> pd.DataFrame:
+    """Lists of all test users by the published scheme, batch by batch."""
+    return collect_lists(
+        lambda histories, _: recommender.search_as_published(histories, k),
         in_batches([example.history for example in examples], settings.batch_size),
     )
 

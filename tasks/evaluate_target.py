@@ -1,4 +1,4 @@
-"""Stage evaluate_target: reference lists and figures of the target alone, and of recommenders without an LLM."""
+"""Stage evaluate_target: reference lists and figures of the target, of its draws and of recommenders without an LLM."""
 
 import logging
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from atspeed_core.evaluation.baselines import (
 )
 from atspeed_core.evaluation.device import device_facts
 from atspeed_core.evaluation.lists import (
+    Recommendation,
     check_ks,
     choose_users,
     collect_lists,
@@ -66,11 +67,18 @@ def evaluate_target(params: Params) -> Json:
     examples, catalog = load_full_examples(PROCESSED, "test"), Catalog.load(identifiers)
     check_ks(settings.ks, catalog.trie.num_leaves, len(examples))
     recommender = Recommender.load(
-        target=TARGET, identifiers=identifiers, max_history=max_history, exclude_history=settings.exclude_history
+        target=TARGET,
+        identifiers=identifiers,
+        max_history=max_history,
+        exclude_history=settings.exclude_history,
+        temperature=settings.temperature,
     )
     baselines, chosen = baseline_lists(PROCESSED, examples, catalog.items, max(settings.ks), max_history)
     reference = reference_lists(recommender, examples, settings)
-    per_user = per_user_ranking(examples, reference, baselines)
+    others = {name: dict.fromkeys(settings.ks, lists) for name, lists in baselines.items()}
+    others |= sampled_lists(recommender, examples, settings)
+    chosen |= {name: {"temperature": settings.temperature} for name in others.keys() - baselines.keys()}
+    per_user = per_user_ranking(examples, reference, others)
     figures, times = ranking_figures(per_user, settings), generate_latencies(recommender, examples, settings)
     target = {k: {**figures["target"][k], **times[k]} for k in times}
     result = {
@@ -84,7 +92,7 @@ def evaluate_target(params: Params) -> Json:
             "exclude_history": settings.exclude_history,
             **target,
         },
-        "baselines": {name: {"settings": chosen[name], **figures[name]} for name in baselines},
+        "baselines": {name: {"settings": chosen[name], **figures[name]} for name in others},
     }
     save(result, per_user, [example.user for example in examples], reference)
     return result
@@ -127,14 +135,35 @@ def reference_lists(
     return {k: lists_of(k) for k in settings.ks}
 
 
+def sampled_lists(
+    recommender: Recommends, examples: Sequence[Example], settings: Evaluate
+) -> dict[str, dict[int, list[list[str]]]]:
+    """K -> lists that the target draws: without replacement from its law over items, and as published (AtSpeed)."""
+    batches = in_batches([example.history for example in examples], settings.batch_size)
+
+    def by_law(histories: list[list[str]], first: int, k: int) -> Recommendation:
+        return recommender.recommend(histories, k, verification="exact_sampling", seed=settings.seed + first)
+
+    def as_published(histories: list[list[str]], first: int, k: int) -> Recommendation:
+        return recommender.sample_as_published(histories, k, seed=settings.seed + first)
+
+    ways = {"target_sampling": by_law, "target_sampling_published": as_published}
+    return {
+        name: {k: collect_lists(partial(way, k=k), batches)["items"].tolist() for k in settings.ks}
+        for name, way in track(ways.items(), "lists drawn by the target", total=len(ways))
+    }
+
+
 def per_user_ranking(
-    examples: Sequence[Example], reference: dict[int, pd.DataFrame], baselines: dict[str, list[list[str]]]
+    examples: Sequence[Example],
+    reference: dict[int, pd.DataFrame],
+    others: dict[str, dict[int, list[list[str]]]],
 ) -> pd.DataFrame:
-    """One row a user, recommender and K: user_id, recommender, k, recall, ndcg."""
+    """One row a user, recommender and K: user_id, recommender, k, recall, ndcg; `others`: name -> K -> lists."""
     users, targets = [example.user for example in examples], [example.targets for example in examples]
     frames = []
     for k, frame in reference.items():
-        for name, lists in {"target": frame["items"].tolist(), **baselines}.items():
+        for name, lists in {"target": frame["items"].tolist(), **{n: by_k[k] for n, by_k in others.items()}}.items():
             recall, ndcg = ranking_metrics(lists, targets, k)
             columns = {"user_id": users, "recommender": name, "k": k, "recall": recall, "ndcg": ndcg}
             frames.append(pd.DataFrame(columns))

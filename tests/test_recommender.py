@@ -1,11 +1,18 @@
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
+from scipy.stats import chisquare
 
+from atspeed_core import Recommender
+from atspeed_core.decoding.beam_rules import BestScore
 from atspeed_core.decoding.plan import Choice, Plan, Planned
 from atspeed_core.errors import UserError
+from atspeed_core.models.building import save_model
 from atspeed_core.models.one_shot import OneShotDraft, load_one_shot, save_one_shot
+from atspeed_core.models.retrieval import RetrievalDraft, save_retrieval
+from atspeed_core.models.tokenizer import build_tokenizer
 from atspeed_core.settings import OneShot
 from tests.tiny_models import make_catalog, make_recommender
 
@@ -177,3 +184,73 @@ def test_a_one_shot_draft_offers_no_published_verification(one_shot):
     assert not one_shot.offers("relaxed")
     with pytest.raises(UserError, match="language model"):
         one_shot.recommend(HISTORIES, 3, verification="relaxed")
+
+
+@pytest.fixture(scope="module")
+def dare(recommender, tmp_path_factory):
+    """The recommender with retrieval drafting, loaded from its folder as any draft."""
+    folder = tmp_path_factory.mktemp("dare")
+    recommender.catalog.save(folder / "identifiers.json")
+    save_model(
+        folder / "target", recommender.target.model, build_tokenizer(recommender.catalog.code_tokens), instruction=""
+    )
+    save_retrieval(folder / "draft", RetrievalDraft(seed=3))
+    return Recommender.load(folder / "target", folder / "draft", folder / "identifiers.json", draft_beams=8)
+
+
+@pytest.mark.parametrize("k", [1, 4, 8])
+def test_retrieval_drafting_changes_no_list(recommender, dare, k):
+    assert dare.draft == RetrievalDraft(seed=3)
+    assert dare.draft_parameters == 0
+    plain = recommender.recommend(HISTORIES, k, verification="none")
+    strict = dare.recommend(HISTORIES, k)
+    assert strict.items == dare.search_as_published(HISTORIES, k).items == plain.items
+    drawn = dare.recommend(HISTORIES, k, verification="exact_sampling", seed=5)
+    assert drawn.items == recommender.recommend(HISTORIES, k, verification="exact_sampling", seed=5).items
+    relaxed = dare.recommend(HISTORIES, k, verification="relaxed", seed=2)
+    assert all(len(set(items)) == k for items in relaxed.items)
+
+
+def test_retrieval_drafts_by_seed_and_history_whatever_the_batch(dare):
+    choice = Choice(speculation="draft", most=[2, 3], ranked_levels=2)
+
+    def proposed(recommender, histories):
+        request = recommender.prepare(histories, 4)
+        rows = recommender.proposal(request, BestScore(), choice).tolist()
+        return [[node for node in row if node >= 0] for row in rows]
+
+    together = proposed(dare, HISTORIES)
+    assert [len(row) for row in together] == [5, 5, 5]
+    assert [proposed(dare, [history])[0] for history in HISTORIES] == together
+    others = [proposed(replace(dare, draft=RetrievalDraft(seed)), HISTORIES) for seed in range(4)]
+    assert len({str(rows) for rows in others}) == 4
+
+
+def test_retrieval_draws_uniformly(dare):
+    """Every code of level 1 is as probable as the others, and so is each child of a drawn one."""
+    request = dare.prepare([["1"]], 1)
+    choice = Choice(speculation="draft", most=[1, 1], ranked_levels=2)
+    rows = []
+    for seed in range(1200):
+        drafting = replace(dare, draft=RetrievalDraft(seed))
+        rows.append(tuple(drafting.proposal(request, BestScore(), choice)[0].tolist()))
+    counts = Counter(rows)
+    assert len(counts) == 12
+    assert chisquare(list(counts.values())).pvalue > 1e-4
+
+
+def test_sampling_as_published_without_speculation(recommender):
+    made = recommender.sample_as_published(HISTORIES, 5, seed=1)
+    assert made == recommender.sample_as_published(HISTORIES, 5, seed=1)
+    assert made.target_calls == [3, 3, 3]
+    assert made.accepted_steps == [0, 0, 0]
+    others = [recommender.sample_as_published(HISTORIES, 5, seed=seed).items for seed in range(2, 6)]
+    assert any(items != made.items for items in others)
+    cold = replace(recommender, temperature=1e-3)
+    assert cold.sample_as_published(HISTORIES, 5).items == recommender.recommend(HISTORIES, 5, "none").items
+
+
+def test_without_speculation_every_level_is_a_call(recommender):
+    plain = recommender.without_speculation().recommend(HISTORIES, 5, "exact_sampling", seed=1)
+    assert plain.target_calls == [3, 3, 3]
+    assert plain.items == recommender.recommend(HISTORIES, 5, "exact_sampling", seed=1).items

@@ -11,9 +11,9 @@ from atspeed_core.benchmark.profiling import Clock, ClockedModel, ClockedScorer,
 from atspeed_core.benchmark.replay import Tape
 from atspeed_core.benchmark.targets import Target
 from atspeed_core.decoding.code_model import CodeModel
-from atspeed_core.decoding.drafters import PrefixScorer
 from atspeed_core.decoding.plan import Plan
-from atspeed_core.recommender import Constraint, Recommendation, Recommender
+from atspeed_core.models.retrieval import RetrievalDraft
+from atspeed_core.recommender import Constraint, Draft, Recommendation, Recommender
 
 GENERATE, GENERATE_TENSOR, BASELINE = "generate_callback", "generate_tensor", "none"
 PUBLISHED, TRIE, OURS, ORACLE = "published", "trie", "ours", "oracle"
@@ -107,9 +107,9 @@ def _generate(name: str, target: Target, histories: Histories, k: int, clocks: C
 def _clocked(recommender: Recommender, clocks: Clocks | None) -> Recommender:
     if clocks is None:
         return recommender
-    draft: CodeModel | PrefixScorer | None = recommender.draft
+    draft: Draft | None = recommender.draft
     if isinstance(draft, CodeModel):
         draft = ClockedModel.of(draft, clocks.draft)
-    elif draft is not None:
+    elif draft is not None and not isinstance(draft, RetrievalDraft):  # whose drafting is no model's work
         draft = ClockedScorer(draft, clocks.draft)
     return replace(recommender, target=ClockedModel.of(recommender.target, clocks.target), draft=draft)

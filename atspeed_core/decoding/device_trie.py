@@ -16,6 +16,7 @@ from torch import Tensor
 from atspeed_core.identifiers.trie import Trie
 
 NO_NODE = -1
+NEVER_A_NODE = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -155,10 +156,18 @@ class DeviceTrie:
     def excluding(self, nodes: Sequence[NDArray[np.int64]]) -> "DeviceTrie":
         """This trie without `nodes`, ascending, a different set for each request of a batch."""
         width = max(map(len, nodes))
-        rows = np.full((len(nodes), width), np.iinfo(np.int64).max)
+        rows = np.full((len(nodes), width), NEVER_A_NODE)
         for row, excluded in zip(rows, nodes, strict=True):
             row[: len(excluded)] = excluded
         return replace(self, excluded=torch.from_numpy(rows).to(self.device))
+
+    def bucketed(self, columns: int) -> "DeviceTrie":
+        """This trie with `excluded` filled up to a multiple of `columns`."""
+        if self.excluded is None:
+            return self
+        batch, width = self.excluded.shape
+        filling = self.excluded.new_full((batch, -width % columns), NEVER_A_NODE)
+        return replace(self, excluded=torch.cat([self.excluded, filling], dim=1))
 
     def select(self, rows: Tensor) -> "DeviceTrie":
         """The trie for the requests `rows` of the batch."""

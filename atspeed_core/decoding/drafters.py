@@ -8,7 +8,7 @@ from torch import Tensor
 
 from atspeed_core.decoding.beam_rules import BeamRule
 from atspeed_core.decoding.device_trie import NO_NODE, DeviceTrie
-from atspeed_core.decoding.scored_tree import ScoredTree, left_aligned
+from atspeed_core.decoding.scored_tree import ScoredTree, left_aligned, trimmed
 
 NO_LIMIT = 1e6  # log-probability: as good as infinite, and finite
 
@@ -138,11 +138,11 @@ def rank(model: PrefixModel, quotas: Quotas, rule: BeamRule, k: int, batch: int)
         made = rule.extend(keys, scores, children, step)
         keys, chosen = made.keys.flatten(1).topk(min(quotas.most[depth], children[0].numel()), dim=1)
         below = _kth_best(keys, k) - keys
-        kept = (below <= quotas.within[depth]) & (keys > -torch.inf)
-        width = int(kept.sum(1).max())  # the best come first, so what is kept stands at the left
+        kept = (below <= quotas.within[depth]) & (keys > -torch.inf)  # the best come first: what is kept, at the left
+        nodes = narrowed(children.flatten(1).gather(1, chosen).masked_fill(~kept, NO_NODE))
+        width = nodes.shape[1]
         if not width:
             break
-        nodes = children.flatten(1).gather(1, chosen).masked_fill(~kept, NO_NODE)[:, :width]
         below = below.masked_fill(~kept, torch.inf)[:, :width]
         keys = keys.masked_fill(~kept, -torch.inf)[:, :width]
         scores = made.scores.flatten(1).gather(1, chosen)[:, :width]
@@ -169,7 +169,7 @@ def capped(levels: list[Level], quotas: Quotas) -> Tensor:
     order = together.argsort(dim=1, stable=True)[:, : quotas.total]
     order = order.sort(dim=1).values
     chosen = nodes.gather(1, order)
-    return left_aligned(chosen, chosen >= 0)
+    return narrowed(left_aligned(chosen, chosen >= 0))
 
 
 def propose(model: PrefixModel, quotas: Quotas, rule: BeamRule, k: int, batch: int) -> Tensor:
@@ -182,7 +182,7 @@ def propose(model: PrefixModel, quotas: Quotas, rule: BeamRule, k: int, batch: i
         last = levels[-1].nodes  # what the total left out has nothing below it
         last = torch.where((last.unsqueeze(-1) == nodes.unsqueeze(1)).any(-1), last, NO_NODE)
         below = model.trie.descendants(last, limit, len(levels))
-        nodes = torch.cat([nodes, left_aligned(below, below >= 0)], dim=1)
+        nodes = torch.cat([nodes, narrowed(below)], dim=1)
     return nodes
 
 
@@ -192,4 +192,12 @@ def propose_level_one(trie: DeviceTrie, batch: int, most: int) -> Tensor:
     With them a first call decides level 2, where nearly all branching of an item trie ends.
     """
     children = trie.children(torch.zeros(batch, 1, dtype=torch.long, device=trie.device), 0).flatten(1)
-    return left_aligned(children, children >= 0) if children.shape[1] <= most else children[:, :0]
+    return narrowed(left_aligned(children, children >= 0)) if children.shape[1] <= most else children[:, :0]
+
+
+def narrowed(nodes: Tensor) -> Tensor:
+    """Left-aligned `nodes` [B, W] without unused columns, on a CPU, where a column is dear.
+
+    Elsewhere all columns stay: to count them would make the host wait, and shapes depend on values.
+    """
+    return trimmed(nodes) if nodes.device.type == "cpu" else nodes

@@ -98,18 +98,18 @@ class LlamaDecoder:
     def session(self, batch: int, capacity: int) -> "DecoderSession":
         """An empty session, the prefix in its cache."""
         cache = self._cache(batch, self.prefix_length + capacity)
-        if self._prefix is not None:
-            cache.fill(self._prefix)
-        return DecoderSession(self, cache)
+        return DecoderSession(self, cache.starting_with(self._prefix) if self._prefix is not None else cache)
 
     def forward(self, tokens: Tensor, positions: Tensor, visible: Tensor, cache: "Cache", *, keep_from: int) -> Tensor:
-        """[B, T - keep_from, hidden] final hidden states of `tokens` [B, T]; see `code_model.Session.extend`."""
+        """[B, T - keep_from, hidden] final hidden states of `tokens` [B, T]; see `code_model.Session.extend`.
+
+        The last T slots in use of `cache` are theirs, and are written.
+        """
         hidden = functional.embedding(tokens, self._embedding)
         cos, sin = (part.unsqueeze(1) for part in self._rotary(hidden, positions))  # [B, 1, T, head_dim]
         mask = torch.zeros(visible.shape, dtype=hidden.dtype, device=hidden.device)
         mask = mask.masked_fill_(~visible, torch.finfo(hidden.dtype).min).unsqueeze(1)
-        start = cache.length
-        cache.reserve(tokens.shape[1])
+        start = cache.length - tokens.shape[1]
         for number, layer in enumerate(self._layers):
             first = keep_from if number == len(self._layers) - 1 else 0
             hidden = self._attend(layer, hidden, (cos, sin), mask, cache.layers[number], start, first)
@@ -164,7 +164,7 @@ class LlamaDecoder:
     def _computed(self, tokens: Tensor) -> "Cache":
         """The cache after `tokens` [1, T]."""
         length = tokens.shape[1]
-        cache = self._cache(1, length)
+        cache = self._cache(1, length).grown(length)
         visible = torch.ones(1, length, length, dtype=torch.bool, device=self.device).tril()
         positions = torch.arange(length, device=self.device).unsqueeze(0)
         self.forward(tokens, positions, visible, cache, keep_from=length - 1)
@@ -177,7 +177,8 @@ class LlamaDecoder:
         expected = model.base_model(input_ids=tokens).last_hidden_state
         visible = torch.ones(1, TRIAL_TOKENS, TRIAL_TOKENS, dtype=torch.bool, device=self.device).tril()
         positions = torch.arange(TRIAL_TOKENS, device=self.device).unsqueeze(0)
-        found = self.forward(tokens, positions, visible, self._cache(1, TRIAL_TOKENS), keep_from=0)
+        cache = self._cache(1, TRIAL_TOKENS).grown(TRIAL_TOKENS)
+        found = self.forward(tokens, positions, visible, cache, keep_from=0)
         error = float((found - expected).abs().max() / expected.abs().max())
         if not error <= TRIAL_TOLERANCE[self.dtype]:
             raise UserError(
@@ -187,7 +188,7 @@ class LlamaDecoder:
             )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Cache:
     """Keys and values of a batch of requests.
 
@@ -199,27 +200,27 @@ class Cache:
     layers: list[Tensor]
     length: int
 
-    def reserve(self, count: int) -> None:
-        """Take `count` more slots into use; what was allocated is doubled where it does not reach."""
-        self.length += count
-        capacity = self.layers[0].shape[3]
-        if self.length > capacity:
-            extra = max(self.length - capacity, capacity)
-            self.layers = [functional.pad(layer, (0, 0, 0, extra)) for layer in self.layers]
+    def grown(self, count: int) -> "Cache":
+        """The same slots and `count` more in use; what was allocated is doubled where it does not reach."""
+        length, capacity = self.length + count, self.layers[0].shape[3]
+        if length <= capacity:
+            return Cache(self.layers, length)
+        extra = max(length - capacity, capacity)
+        return Cache([functional.pad(layer, (0, 0, 0, extra)) for layer in self.layers], length)
 
-    def fill(self, prefix: "Cache") -> None:
-        """Start every request with the keys and values of `prefix`, which holds one request."""
+    def starting_with(self, prefix: "Cache") -> "Cache":
+        """This cache, empty so far, after the one request of `prefix`, the same for every request."""
         for ours, theirs in zip(self.layers, prefix.layers, strict=True):
             ours[:, :, :, : prefix.length] = theirs[:, :, :, : prefix.length]
-        self.length = prefix.length
+        return Cache(self.layers, prefix.length)
 
-    def select(self, rows: Tensor) -> None:
-        """Keep only the requests `rows`."""
-        self.layers = [layer.index_select(1, rows) for layer in self.layers]
+    def select(self, rows: Tensor) -> "Cache":
+        """Only the requests `rows`."""
+        return Cache([layer.index_select(1, rows) for layer in self.layers], self.length)
 
 
 class DecoderSession:
-    """See `code_model.Session`; runs a `LlamaDecoder`."""
+    """See `code_model.Session`; runs a `LlamaDecoder`. A shallow copy goes its own way from where it was made."""
 
     def __init__(self, decoder: LlamaDecoder, cache: Cache) -> None:
         """Go on after what `cache` holds."""
@@ -232,11 +233,12 @@ class DecoderSession:
 
     def extend(self, tokens: Tensor, positions: Tensor, visible: Tensor, *, keep_from: int) -> Tensor:
         """See `Session`."""
+        self._cache = self._cache.grown(tokens.shape[1])
         return self._decoder.forward(tokens, positions, visible, self._cache, keep_from=keep_from)
 
     def select(self, rows: Tensor) -> None:
         """See `Session`."""
-        self._cache.select(rows)
+        self._cache = self._cache.select(rows)
 
 
 def check_supported(model: PreTrainedModel, name: str) -> None:

@@ -5,27 +5,60 @@ verification runs here as a row of the benchmark, `search` is what the product u
 """
 
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from atspeed_core.decoding.beams import Beams, extended
 from atspeed_core.decoding.device_trie import NO_NODE
+from atspeed_core.decoding.retrieval import UniformTree
 from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.decoding.search import SearchResult
 from atspeed_core.decoding.selection import sample_without_replacement, stable_topk
-from atspeed_core.decoding.verification import Verification, extensions, padded
+from atspeed_core.decoding.verification import Draft, Verification, extensions, padded
+
+
+class RoundDrafter(Draft, Protocol):
+    """Drafts anew for every round."""
+
+    def propose(self, beams: Beams) -> Tensor:
+        """[B, W] nodes below `beams` to score in this round."""
+        ...
+
+    def select(self, rows: Tensor) -> None:
+        """Keep only the requests `rows`."""
+        ...
+
+
+class NoDrafter:
+    """Drafts nothing: the target alone, one level a round."""
+
+    def propose(self, beams: Beams) -> Tensor:
+        """See `RoundDrafter`."""
+        return beams.nodes[:, :0]
+
+    def drawn(self, nodes: Tensor) -> Tensor:
+        """See `verification.Draft`."""
+        return torch.zeros_like(nodes, dtype=torch.bool)
+
+    def scores(self, beams: Beams) -> Tensor:
+        """See `verification.Draft`."""
+        return beams.scores[:, :0]
+
+    def select(self, rows: Tensor) -> None:
+        """See `RoundDrafter`."""
 
 
 class UniformDrafter:
-    """The paper's drafter: a small language model extends the beams `num_steps` levels, `num_beams` nodes a level.
+    """The paper's drafter: a draft extends the beams `num_steps` levels, `num_beams` nodes a level.
 
     With a generator the nodes of a level are sampled without replacement (for relaxed verification), else the best.
     """
 
     def __init__(
         self,
-        tree: ScoredTree,
+        tree: ScoredTree | UniformTree,
         *,
         num_beams: int,
         num_steps: int,
@@ -52,11 +85,15 @@ class UniformDrafter:
         return (nodes.unsqueeze(-1) == self._drafted.unsqueeze(1)).any(-1) & (nodes >= 0)
 
     def scores(self, beams: Beams) -> Tensor:
-        """See `verification.Draft`: sums of the draft's own log-probabilities from the root."""
+        """See `verification.Draft`: sums of the draft's own log-probabilities from the root.
+
+        No opinion where none of the extensions was drafted in this round, though the draft may have scored the beams
+        along with those of other requests: what was not drafted is drawn from the target's law.
+        """
         own = self._tree.path_scores(beams.nodes).masked_fill(beams.nodes < 0, -torch.inf)
-        scores = extensions(replace(beams, scores=own), self._tree)[1]
-        known = self._tree.find(beams.nodes)[1].all(1, keepdim=True)
-        return scores.masked_fill(~known, -torch.inf)
+        candidates, scores = extensions(replace(beams, scores=own), self._tree)
+        known = self._tree.find(beams.nodes)[1].all(1) & self.drawn(candidates).any(1)
+        return scores.masked_fill(~known.unsqueeze(1), -torch.inf)
 
     def select(self, rows: Tensor) -> None:
         """Keep only the requests `rows`."""
@@ -78,7 +115,7 @@ class UniformDrafter:
 
 
 @torch.inference_mode()
-def search_in_rounds(target: ScoredTree, drafter: UniformDrafter, verification: Verification, k: int) -> SearchResult:
+def search_in_rounds(target: ScoredTree, drafter: RoundDrafter, verification: Verification, k: int) -> SearchResult:
     """Search the `k` best identifiers for every request of `target`.
 
     1. The drafter proposes nodes below the current beams.
@@ -112,7 +149,7 @@ def search_in_rounds(target: ScoredTree, drafter: UniformDrafter, verification: 
 def _verify(
     beams: Beams,
     target: ScoredTree,
-    drafter: UniformDrafter,
+    drafter: RoundDrafter,
     verification: Verification,
     result: SearchResult,
     rows: Tensor,

@@ -5,6 +5,8 @@ prompt and its own ancestors only, at the position of its depth. Keys and values
 good, so a node is computed once, whichever call asks for it first.
 """
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
@@ -27,10 +29,14 @@ def tree_mask(trie: DeviceTrie, queries: Tensor, slots: Tensor) -> Tensor:
 
 
 def left_aligned(nodes: Tensor, wanted: Tensor) -> Tensor:
-    """Those of `nodes` [B, W] that are `wanted` [B, W] bool, in their order, as narrow as they allow; NO_NODE fills."""
-    width = int(wanted.sum(1).max()) if wanted.numel() else 0
-    order = wanted.int().argsort(dim=1, descending=True, stable=True)[:, :width]
+    """[B, W] those of `nodes` [B, W] that are `wanted` [B, W] bool, in their order; NO_NODE fills up."""
+    order = wanted.int().argsort(dim=1, descending=True, stable=True)
     return torch.where(wanted.gather(1, order), nodes.gather(1, order), NO_NODE)
+
+
+def trimmed(nodes: Tensor) -> Tensor:
+    """Left-aligned `nodes` [B, W] as narrow as the fullest row allows; the host waits for the device."""
+    return nodes[:, : int((nodes >= 0).sum(1).max()) if nodes.numel() else 0]
 
 
 class ScoredTree:
@@ -63,7 +69,7 @@ class ScoredTree:
         The prompt itself goes along in the first pass. Parents must be scored already or be wanted too.
         """
         repeated = (wanted.unsqueeze(-1) == wanted.unsqueeze(1)).tril(-1).any(-1)
-        self.score_new(left_aligned(wanted, ~self.find(wanted)[1] & ~repeated))
+        self.score_new(trimmed(left_aligned(wanted, ~self.find(wanted)[1] & ~repeated)))
 
     def score_new(self, new: Tensor) -> None:
         """As `score`, for nodes [B, W] (NO_NODE allowed) that are distinct and none of which is scored yet."""
@@ -100,6 +106,13 @@ class ScoredTree:
             step = self.log_probs[rows, slots, self.trie.codes(node)]
             total += torch.where(node > 0, step, 0.0)
         return total
+
+    def fork(self) -> "ScoredTree":
+        """A tree that goes on from here without this one; for models with a `decoder`."""
+        assert self.model.decoder is not None
+        tree = copy(self)
+        tree._session = copy(self._session)
+        return tree
 
     def select(self, rows: Tensor) -> None:
         """Keep only the requests `rows` (indices into the batch)."""

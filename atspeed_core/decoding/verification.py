@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from atspeed_core.decoding.beams import Beams, extended
+from atspeed_core.decoding.retrieval import UniformTree
 from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.decoding.selection import gumbel, stable_topk
 
@@ -31,7 +32,7 @@ class Verification(Protocol):
         ...
 
 
-def extensions(beams: Beams, tree: ScoredTree) -> tuple[Tensor, Tensor]:
+def extensions(beams: Beams, tree: ScoredTree | UniformTree) -> tuple[Tensor, Tensor]:
     """All extensions [B, K * M] of scored beams and their cumulative log-probabilities, in order of (beam, code)."""
     children, step = tree.next_log_probs(beams.nodes)
     return children.flatten(1), (beams.scores.unsqueeze(-1) + step).flatten(1)

@@ -17,6 +17,7 @@ from atspeed_core.evaluation.statistics import mean_figures
 
 FloatArray = NDArray[np.float64]
 MEANS = ("accepted_steps", "target_calls", "target_nodes", "recall", "ndcg")
+PER_USER = ("user_id", "verification", "k", *MEANS, "identical")  # columns of a method's per-user figures
 
 
 class Recommends(Protocol):
@@ -37,6 +38,19 @@ class Recommends(Protocol):
 
     def offers(self, verification: str) -> bool:
         """Whether this draft can be verified so."""
+
+    @property
+    def drafts_in_rounds(self) -> bool:
+        """Whether this draft can serve the published scheme."""
+
+    def search_as_published(self, histories: list[list[str]], k: int) -> Recommendation:
+        """Strict verification by the published scheme."""
+
+    def sample_as_published(self, histories: list[list[str]], k: int, *, seed: int = 0) -> Recommendation:
+        """The target's sampling-based beam search as published, without speculation."""
+
+    def without_speculation(self) -> "Recommends":
+        """The same recommender decoding with the target alone."""
 
     def generate(self, histories: list[list[str]], k: int, *, prompt_once: bool = False) -> Recommendation:
         """The reference: transformers' constrained beam search."""
@@ -78,7 +92,7 @@ def per_user_figures(
     Args:
         examples: the test users.
         lists: our lists of the same users in the same order (see `lists.collect_lists`).
-        reference: the reference lists, likewise.
+        reference: the reference lists, likewise; of drawn lists those that are drawn without speculation.
         k: length of the lists.
         verification: how they were decoded.
     """
@@ -103,13 +117,25 @@ def list_figures(
 ) -> dict[str, Any]:
     """Means over all test users with their 95% intervals, and how far the lists are from the reference."""
     return {
-        **mean_figures(
-            per_user, ("accepted_steps", "target_calls", "target_nodes", "recall", "ndcg"), samples=samples, seed=seed
-        ),
+        **mean_figures(per_user, MEANS, samples=samples, seed=seed),
         "identical_lists": float(per_user["identical"].mean()),
         "identical_sets": float(np.mean(same_sets(lists["items"], reference["items"]))),
         "largest_swap_gap": largest_swap_gap(lists, reference),
     }
+
+
+def published_figures(lists: pd.DataFrame, *, samples: int, seed: int) -> dict[str, Any]:
+    """Accepted steps and calls of strict verification by the published scheme, with their 95% intervals.
+
+    This is what the paper's AS is: N beams a level drafted anew in every round, gamma levels a round.
+
+    Args:
+        lists: of `Recommends.search_as_published`, one row a user (see `lists.collect_lists`).
+        samples: bootstrap samples.
+        seed: of the bootstrap.
+    """
+    columns = {f"{name}_published": lists[name] for name in ("accepted_steps", "target_calls")}
+    return mean_figures(pd.DataFrame(columns), tuple(columns), samples=samples, seed=seed)
 
 
 def speed_figures(seconds: Mapping[str, FloatArray], verification: str, *, samples: int, seed: int) -> dict[str, Any]:

@@ -176,6 +176,7 @@ def _draft_comparisons(per_user: Mapping[str, pd.DataFrame], samples: int, seed:
     if REFERENCE_METHOD not in per_user:
         return {}
     base = per_user[REFERENCE_METHOD]
+    offered = set(base["verification"])
     return {
         f"{method} - {REFERENCE_METHOD}": {
             verification: {
@@ -189,6 +190,7 @@ def _draft_comparisons(per_user: Mapping[str, pd.DataFrame], samples: int, seed:
                 for k in dict.fromkeys(frame["k"])
             }
             for verification in dict.fromkeys(frame["verification"])
+            if verification in offered
         }
         for method, frame in per_user.items()
         if method not in (TARGET, REFERENCE_METHOD)

@@ -20,7 +20,7 @@ class Table:
 
 
 def ranking_table(metrics: Json) -> Table:
-    """Recall and NDCG of the target and of the recommenders without a language model."""
+    """Recall and NDCG of the target, of its draws and of the recommenders without a language model."""
     recommenders = {TARGET: metrics[TARGET], **metrics["baselines"]}
     rows = [
         [name, k, _with_interval(figures, "recall", 4), _with_interval(figures, "ndcg", 4)]
@@ -34,23 +34,28 @@ def ranking_table(metrics: Json) -> Table:
 
 def speed_table(metrics: Json) -> Table:
     """Acceptance, speed and identity of each method and verification."""
-    rows = [
-        [method, verification, k, *_speed_cells(figures), _planned(metrics, method, verification, k)]
-        for method, verifications in metrics["methods"].items()
-        for verification, by_k in verifications.items()
-        for k, figures in rows_by_k(by_k)
-    ]
+    names = dict.fromkeys(name for verifications in metrics["methods"].values() for name in verifications)
+    columns = ["method", "verification", "K", "AS", "AS published", "calls", "WS", "oracle", "of oracle", "vs generate"]
+    columns += ["identical", "Recall", "NDCG", "p50 ms", "p95 ms", "plan"]
+    rows = []
+    for method, verifications in metrics["methods"].items():
+        for name in names:
+            by_k = verifications.get(name)
+            if by_k is None:  # one that this draft does not offer
+                rows.append([method, name, *["-"] * (len(columns) - 2)])
+                continue
+            rows += [[method, name, k, *_speed_cells(f), _planned(metrics, method, name, k)] for k, f in by_k.items()]
     timing = metrics["timing"]
     note = (
         f"WS: time of {metrics['speedup_baseline']}, over the time with the draft; vs generate: the same over "
         f"transformers' generate ({timing['generate_users']} users). Oracle: a drafter that knows the answer and costs "
         "nothing. Times are of what the plan chose for this device, which may be no speculation (none); AS and calls "
-        "are the draft's, with the usual quotas. "
+        "are the draft's, with the usual quotas. AS published: strict by the paper's scheme, as many beams at every "
+        "level, drafted anew in every round. identical: to generate's lists, those of exact_sampling to the target's "
+        "own draws. "
         f"Times: {timing['users']} users x {timing['repetitions']} on {describe_device(metrics['device'])}; "
         f"the rest: all {metrics['num_test_users']} test users; [95% interval]."
     )
-    columns = ["method", "verification", "K", "AS", "calls", "WS", "oracle", "of oracle", "vs generate"]
-    columns += ["identical", "Recall", "NDCG", "p50 ms", "p95 ms", "plan"]
     return Table("How fast, and the same lists?", note, columns, rows)
 
 
@@ -114,7 +119,7 @@ def describe(metrics: Json) -> list[str]:
         f"Device: {describe_device(metrics['device'])}",
         f"Target: {metrics[TARGET]['parameters']:,} parameters; drafts: "
         + ", ".join(f"{name} {draft['parameters']:,}" for name, draft in drafts.items()),
-        "Baselines, settings chosen on validation users: "
+        "Other recommenders, settings chosen on validation users (a temperature is given): "
         + "; ".join(f"{name} {_settings(by_k['settings'])}" for name, by_k in metrics["baselines"].items()),
     ]
 
@@ -133,8 +138,10 @@ def _planned(metrics: Json, method: str, verification: str, k: str) -> str:
 
 
 def _speed_cells(figures: Json) -> list[str]:
+    published = "accepted_steps_published"
     return [
         _with_interval(figures, "accepted_steps", 2),
+        _with_interval(figures, published, 2) if published in figures else "-",
         f"{figures['target_calls']:.2f}",
         _with_interval(figures, "walltime_speedup", 2),
         f"{figures['walltime_speedup_oracle']:.2f}",

@@ -346,7 +346,7 @@ def load_one_shot(folder: str | Path, catalog: Catalog, *, device: torch.device 
     """A saved draft in eval mode.
 
     Raises:
-        UserError: the folder holds no one-shot draft, or one that is damaged, of another format or for other identifiers.
+        UserError: no one-shot draft is there, or one that is damaged, of another format or for other identifiers.
     """
     config = _config(folder)
     if config.get("format") != FORMAT:

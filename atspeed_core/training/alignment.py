@@ -1,6 +1,7 @@
 """Draft alignment: every method starts from the same initial draft and makes the same number of updates.
 
-Total loss (1 - alpha) L_rec + alpha L_align (AtSpeed, section 3.2); methods differ in L_align alone, `sft` has none.
+Total loss (1 - alpha) L_rec + alpha L_align (AtSpeed, section 3.2); the methods differ in L_align alone, and
+`sft` has none. docs/methods.md lists them.
 """
 
 import logging
@@ -8,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -24,10 +25,12 @@ from atspeed_core.models.prompts import PromptEncoder
 from atspeed_core.progress import track
 from atspeed_core.settings import AlignDraft, Method
 from atspeed_core.training import losses
+from atspeed_core.training.containment import containment
 from atspeed_core.training.curves import Curves
-from atspeed_core.training.prefix_trees import kth_path, prefix_tree
+from atspeed_core.training.distributions import Support, ValidCodes, WholeVocabulary, rows_of, step_log_probs
+from atspeed_core.training.prefix_trees import PrefixTree, kth_path, prefix_tree
 from atspeed_core.training.recommendation_loss import recommendation_loss
-from atspeed_core.training.topk_cache import CachedBatch, TopkCache
+from atspeed_core.training.topk_cache import CachedBatch, Context, TopkCache
 from atspeed_core.training.windows import epoch_windows, token_batch
 
 logger = logging.getLogger(__name__)
@@ -37,24 +40,38 @@ WARMUP = 0.05  # share of the updates
 
 @dataclass(frozen=True)
 class Aligned:
-    """What the alignment loss of one batch of contexts is computed from; shapes as in `losses`."""
+    """What the alignment loss of one batch of contexts is computed from; shapes as in `losses`.
+
+    Attributes:
+        log_q: [B, T, M] the draft's log-probabilities, with gradient.
+        log_p: [B, T, M] the target's.
+        log_p_kth: [B, T] the target's, of the code of its K-th best sequence at that level.
+        weights: [B, T] shares of the sequences that pass a prefix.
+        log_q_taken: [B, K, L] the draft's, of each code of the sequences, with gradient.
+        exists: [B, K] bool which sequences there are.
+    """
 
     log_q: Tensor
     log_p: Tensor
     log_p_kth: Tensor
     weights: Tensor
+    log_q_taken: Tensor
+    exists: Tensor
 
 
+SequenceSource = Literal["top_k", "ground_truth", "own_beams"]
 AlignmentLoss = Callable[[Aligned, AlignDraft], Tensor]
 
 T = TypeVar("T")
 
-ALIGNMENT_LOSSES: dict[Method, AlignmentLoss | None] = {
-    "sft": None,
+# prefix_containment is none of them: it compares no distributions.
+ALIGNMENT_LOSSES: dict[Method, AlignmentLoss] = {
+    "wordkd": lambda a, s: losses.wordkd(a.log_q, a.log_p, a.weights),
+    "tvdkd": lambda a, s: losses.atspeed_r(a.log_q, a.log_p, a.weights),
+    "seqkd": lambda a, s: losses.seqkd(a.log_q_taken, a.exists),
     "atspeed_s": lambda a, s: losses.atspeed_s(a.log_q, a.log_p, a.log_p_kth, a.weights, beta=s.beta),
     "atspeed_r": lambda a, s: losses.atspeed_r(a.log_q, a.log_p, a.weights),
 }
-OWN_BEAMS: set[Method] = {"atspeed_s"}  # methods whose Y mixes in the draft's own beams
 
 
 @dataclass(frozen=True)
@@ -66,7 +83,7 @@ class AlignmentData:
         cache: the target's top-K sequences.
         encoder: of the prompts.
         trie: on the training device.
-        target: scores the draft's own beams.
+        target: scores what the cache does not hold.
     """
 
     sequences: Sequence[NDArray[np.int64]]
@@ -74,6 +91,19 @@ class AlignmentData:
     encoder: PromptEncoder
     trie: DeviceTrie
     target: CodeModel
+
+    def prompts(self, contexts: Sequence[Context]) -> tuple[Tensor, Tensor]:
+        """Left-padded prompts [B, S] of the histories of `contexts`, and their mask [B, S], on the trie's device."""
+        histories = [self.sequences[c.user][: c.position][-self.encoder.max_history :] for c in contexts]
+        ids, mask = self.encoder.encode_positions(histories)
+        return ids.to(self.trie.device), mask.to(self.trie.device)
+
+    def next_leaves(self, contexts: Sequence[Context]) -> Tensor:
+        """[B, 1] the leaf of the item that came next in each of `contexts`."""
+        trie = self.encoder.catalog.trie
+        items = np.array([self.sequences[c.user][c.position] for c in contexts])
+        leaves = trie.first_leaf + trie.leaf_of_item[items].astype(np.int64)
+        return torch.from_numpy(leaves).to(self.trie.device).unsqueeze(1)
 
 
 def align(
@@ -111,35 +141,70 @@ def _losses(
     step: int,
 ) -> dict[str, Tensor]:
     rec = recommendation_loss(draft.model, token_batch(windows, data.encoder))
-    align_loss = ALIGNMENT_LOSSES[method]
-    if align_loss is None:
+    if method == "sft":
         return {"loss": rec, "recommendation_loss": rec}
-    own = method in OWN_BEAMS and _turn_of_own_beams(step, settings.lambda_)
-    aligned = aligned_batch(draft, data, data.cache.batch(np.array(rows), data.trie), own_beams=own)
-    alignment = align_loss(aligned, settings)
-    total = (1 - settings.alpha) * rec + settings.alpha * alignment
-    return {"loss": total, "recommendation_loss": rec, "alignment_loss": alignment}
+    told = alignment_terms(draft, data, method, settings, data.cache.batch(np.array(rows), data.trie), step)
+    total = (1 - settings.alpha) * rec + settings.alpha * told["alignment_loss"]
+    return {"loss": total, "recommendation_loss": rec, **told}
 
 
-def aligned_batch(draft: CodeModel, data: AlignmentData, cached: CachedBatch, *, own_beams: bool) -> Aligned:
-    """Distributions of draft (with gradient) and target along the target's or the draft's own top-K sequences."""
-    histories = [data.sequences[c.user][: c.position][-data.encoder.max_history :] for c in cached.contexts]
-    prompts, mask = (t.to(data.trie.device) for t in data.encoder.encode_positions(histories))
-    nodes, weights, log_p = cached.nodes, cached.weights, cached.log_p
-    if own_beams:
-        leaves = _own_beams(draft, data.trie, prompts, mask, cached.leaves.shape[1])
-        nodes, weights = (tree := prefix_tree(leaves, data.trie)).nodes, tree.weights
-        log_p = _target_log_probs(data, prompts, mask, nodes)
-    tree_q = ScoredTree(draft, data.trie, prompts, mask)
-    tree_q.score(nodes)
-    children, log_q = tree_q.next_log_probs(nodes)
-    valid = children >= 0
+def alignment_terms(
+    draft: CodeModel, data: AlignmentData, method: Method, settings: AlignDraft, cached: CachedBatch, step: int
+) -> dict[str, Tensor]:
+    """The alignment loss of a method over a batch of contexts in update number `step`, and what else is told of it."""
+    if method == "prefix_containment":
+        prompts, mask = data.prompts(cached.contexts)
+        loss, contained = containment(draft, data.trie, prompts, mask, cached.leaves, settings.prefix_containment)
+        return {"alignment_loss": loss, "contained": contained}
+    source = sequence_source(method, settings, step)
+    aligned = aligned_batch(draft, data, cached, source=source, constrained=settings.constrained)
+    return {"alignment_loss": ALIGNMENT_LOSSES[method](aligned, settings)}
+
+
+def sequence_source(method: Method, settings: AlignDraft, step: int) -> SequenceSource:
+    """Where the sequences Y of update number `step` come from.
+
+    The draft's own beams take the share lambda of the updates of atspeed_s; wordkd and tvdkd go along the ground truth
+    by definition, seqkd along the target's sequences.
+    """
+    if method == "atspeed_s" and _turn_of_own_beams(step, settings.lambda_):
+        return "own_beams"
+    if method in ("atspeed_s", "atspeed_r"):
+        return settings.sequences
+    return "top_k" if method == "seqkd" else "ground_truth"
+
+
+def aligned_batch(
+    draft: CodeModel, data: AlignmentData, cached: CachedBatch, *, source: SequenceSource, constrained: bool = True
+) -> Aligned:
+    """Distributions of draft (with gradient) and target along the sequences Y of a batch of contexts."""
+    trie = data.trie
+    prompts, mask = data.prompts(cached.contexts)
+    if source == "own_beams":
+        leaves = _own_beams(draft, trie, prompts, mask, cached.leaves.shape[1])
+    else:
+        leaves = cached.leaves if source == "top_k" else data.next_leaves(cached.contexts)
+    tree = PrefixTree(cached.nodes, cached.weights) if source == "top_k" else prefix_tree(leaves, trie)
+    support = _support(draft, data, constrained=constrained)
+    log_q = support.log_probs(draft, prompts, mask, tree.nodes)
+    known, log_p = _target_log_probs(data, support, cached, prompts, mask, tree.nodes)
+    kth = step_log_probs(log_p, known, kth_path(cached.leaves, trie), support)
+    path = trie.ancestors(leaves).flip(-1)  # [B, K, L]
     return Aligned(
-        losses.normalised(log_q, valid),
-        losses.normalised(log_p, valid),
-        _kth_log_probs(cached, nodes, data.trie),
-        weights,
+        log_q,
+        rows_of(log_p, known, tree.nodes),
+        kth.gather(1, trie.depth_of(tree.nodes)),
+        tree.weights,
+        step_log_probs(log_q, tree.nodes, path.flatten(1), support).view(path.shape),
+        leaves >= 0,
     )
+
+
+def _support(draft: CodeModel, data: AlignmentData, *, constrained: bool) -> Support:
+    if constrained:
+        return ValidCodes(data.trie)
+    sizes = [model.model.get_output_embeddings().weight.shape[0] for model in (draft, data.target)]
+    return WholeVocabulary(data.trie, data.target.code_ids, min(sizes))
 
 
 @torch.inference_mode()
@@ -151,20 +216,21 @@ def _own_beams(draft: CodeModel, trie: DeviceTrie, prompts: Tensor, mask: Tensor
 
 
 @torch.inference_mode()
-def _target_log_probs(data: AlignmentData, prompts: Tensor, mask: Tensor, nodes: Tensor) -> Tensor:
-    tree = ScoredTree(data.target, data.trie, prompts, mask)
-    tree.score(nodes)
-    return tree.next_log_probs(nodes)[1]
+def _target_log_probs(
+    data: AlignmentData, support: Support, cached: CachedBatch, prompts: Tensor, mask: Tensor, nodes: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Prefixes [B, N], `nodes` and those of the K-th best sequence among them, and the target's say [B, N, M] there.
 
-
-def _kth_log_probs(cached: CachedBatch, nodes: Tensor, trie: DeviceTrie) -> Tensor:
-    """[B, T] the target's log-probability of the code of its K-th best sequence at the level after each node."""
-    children = trie.children(cached.nodes)
-    log_p = losses.normalised(cached.log_p, children >= 0)
-    path = kth_path(cached.leaves, trie)  # [B, L]
-    on_path = children.unsqueeze(-1) == path[:, None, None, :]  # [B, T, M, L]
-    steps = torch.where(on_path, log_p.unsqueeze(-1), 0.0).sum((1, 2))  # [B, L]
-    return steps.gather(1, trie.depth_of(nodes))
+    The cache knows the valid codes along the target's own sequences; for anything else the target runs.
+    """
+    if isinstance(support, WholeVocabulary):
+        known = torch.cat([nodes, data.trie.parents(kth_path(cached.leaves, data.trie))], dim=1)
+        return known, support.log_probs(data.target, prompts, mask, known)
+    log_p = support.normalised(cached.log_p, cached.nodes)
+    if nodes is cached.nodes:
+        return nodes, log_p
+    more = support.log_probs(data.target, prompts, mask, nodes)
+    return torch.cat([nodes, cached.nodes], dim=1), torch.cat([more, log_p], dim=1)
 
 
 def _turn_of_own_beams(step: int, share: float) -> bool:

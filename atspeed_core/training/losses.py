@@ -1,10 +1,13 @@
-"""Alignment losses as pure functions of log-probabilities over the valid codes (AtSpeed, section 3.2 and 3.3).
+"""Alignment losses as pure functions of log-probabilities (AtSpeed, sections 3.2 and 3.3, and its baselines).
 
-Shapes: Q contexts of one batch, T prefixes a context, M valid codes at most after a prefix. `log_q` and `log_p`
-[B, T, M] are float32 log-probabilities of draft and target, normalised over the valid codes ("constrained alignment"),
--inf where there is no such code. `weights` [B, T] are the shares of the sequences Y that pass a prefix, 0 for padding;
-for K sequences of length L they sum to 1 over a context, so that a weighted sum is the mean over y in Y and over t.
+Shapes: B contexts of one batch, T prefixes a context, M codes after a prefix: its valid ones ("constrained alignment")
+or the whole vocabulary. `log_q` and `log_p` [B, T, M] are float32 log-probabilities of draft and target, normalised
+over these codes, -inf where there is no such code. `weights` [B, T] are the shares of the sequences Y that pass a
+prefix, 0 for padding; for K sequences of length L they sum to 1 over a context, so that a weighted sum is the mean over
+y in Y and over t.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -20,6 +23,11 @@ def normalised(log_probs: Tensor, valid: Tensor) -> Tensor:
 def reverse_kl(log_q: Tensor, log_p: Tensor) -> Tensor:
     """[B, T] sum over codes of q log(q / p): the first term of eq. 3."""
     return _expected(log_q, _finite(log_q) - _finite(log_p))
+
+
+def forward_kl(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """[B, T] sum over codes of p log(p / q)."""
+    return _expected(log_p, _finite(log_p) - _finite(log_q))
 
 
 def density_regularisation(log_q: Tensor, log_p_kth: Tensor) -> Tensor:
@@ -42,12 +50,42 @@ def atspeed_s(log_q: Tensor, log_p: Tensor, log_p_kth: Tensor, weights: Tensor, 
 
 
 def atspeed_r(log_q: Tensor, log_p: Tensor, weights: Tensor) -> Tensor:
-    """Mean over contexts of eq. 8."""
+    """Mean over contexts of eq. 8; along the ground truth alone this is the baseline TVDKD."""
     return (weights * total_variation(log_q, log_p)).sum(-1).mean()
 
 
-def _expected(log_q: Tensor, values: Tensor) -> Tensor:
-    return (log_q.exp() * values.masked_fill(log_q == -torch.inf, 0.0)).sum(-1)
+def wordkd(log_q: Tensor, log_p: Tensor, weights: Tensor) -> Tensor:
+    """Mean over contexts of the forward KL divergence (Kim and Rush, arXiv 1606.07947, section 3.1)."""
+    return (weights * forward_kl(log_q, log_p)).sum(-1).mean()
+
+
+def seqkd(log_q_taken: Tensor, exists: Tensor) -> Tensor:
+    """Mean over contexts, over y in Y and over t of -log q(y_t | y_<t) (arXiv 1606.07947, section 3.2).
+
+    Args:
+        log_q_taken: [B, K, L] the draft's log-probability of each code of the target's sequences.
+        exists: [B, K] bool; a context has one at least.
+    """
+    by_sequence = -log_q_taken.mean(-1).masked_fill(~exists, 0.0)
+    return (by_sequence.sum(1) / exists.sum(1)).mean()
+
+
+def prefix_containment(inside: Tensor, outside: Tensor, margin: float) -> Tensor:
+    """Mean over contexts of log_2(1 + sum over prefixes of exp(margin + outside - inside)).
+
+    An upper bound, for any margin, of the share of contexts in which some prefix is not above its bound.
+
+    Args:
+        inside: [B, T] float32 the draft's scores of the prefixes that should be drafted; inf for padding.
+        outside: [B, T] float32 for each of them the score that it has to beat; -inf where nothing is in its way.
+        margin: at least 0.
+    """
+    gaps = (margin + outside - inside).masked_fill((inside == torch.inf) | (outside == -torch.inf), -torch.inf)
+    return torch.logsumexp(torch.nn.functional.pad(gaps, (0, 1)), dim=1).mean() / math.log(2)
+
+
+def _expected(log_probs: Tensor, values: Tensor) -> Tensor:
+    return (log_probs.exp() * values.masked_fill(log_probs == -torch.inf, 0.0)).sum(-1)
 
 
 def _finite(log_probs: Tensor) -> Tensor:

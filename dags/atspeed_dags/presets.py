@@ -6,7 +6,8 @@ from airflow.sdk import Param
 
 from atspeed_dags.command import PROJECT
 
-METHODS = ["sft", "atspeed_s", "atspeed_r", "one_shot"]
+METHODS = ["sft", "wordkd", "tvdkd", "seqkd", "dare", "atspeed_s", "atspeed_r", "prefix_containment", "one_shot"]
+DEFAULT_METHODS = ["sft", "atspeed_s", "atspeed_r", "one_shot"]
 DATASETS = sorted(path.stem for path in (PROJECT / "presets").glob("*.yaml"))
 DEFAULT_DATASET = os.environ.get("ATSPEED_DATASET") or "ml-latest-small-2016"
 

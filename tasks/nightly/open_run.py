@@ -12,7 +12,7 @@ import shutil
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from atspeed_core.errors import UserError
 from atspeed_core.files import replacing
-from atspeed_core.settings import Method, load_params
+from atspeed_core.settings import load_params
 from tasks.nightly.champion import accepted_before, current_champion
 from tasks.nightly.checkout import (
     REVISION,
@@ -35,10 +35,10 @@ from tasks.nightly.checkout import (
 )
 from tasks.nightly.command import answer, command
 from tasks.nightly.dvc_project import LOCK_FILE, configure
-from tasks.nightly.methods import keep_methods
 from tasks.nightly.night import NIGHT, Champion, Night, load_night
 from tasks.nightly.parent_run import open_parent, reopen_parent
 from tasks.nightly.preset import PRESETS, Gate, Preset, load_preset, merged
+from tasks.wire_methods import known_methods, wire_methods
 
 PARAMS = "params.yaml"
 
@@ -148,7 +148,7 @@ def build(request: Request, checkout: Path, facts: Path) -> None:
     # It names data of whoever committed the code, which may lie in no cache of ours: a stage that DVC takes for up to
     # date could then not be fetched. What has been run before comes back through DVC's run cache.
     (checkout / LOCK_FILE).unlink(missing_ok=True)
-    keep_methods(checkout, night.methods)
+    wire_methods(checkout, night.methods)
     night.save(checkout)
 
 
@@ -191,17 +191,6 @@ def settle(request: Request, commit: str, checkout: Path) -> Night:
         gate=request.gate,
     )
     return night if night.dry_run else night.model_copy(update={"mlflow_run_id": open_parent(night, origin)})
-
-
-def known_methods(names: list[str]) -> list[str]:
-    """The draft methods named, each once, in the order of settings.py.
-
-    Raises:
-        UserError: one is not known.
-    """
-    if unknown := sorted(set(names) - set(get_args(Method))):
-        raise UserError(f"--methods: unknown '{unknown[0]}'; known: {', '.join(get_args(Method))}")
-    return [method for method in get_args(Method) if method in names]
 
 
 def check_stage(name: str | None, checkout: Path) -> None:

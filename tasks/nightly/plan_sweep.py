@@ -20,10 +20,10 @@ from atspeed_core.files import replacing, write_json
 from atspeed_core.settings import load_params
 from tasks.nightly.checkout import REVISION, check_out, clone, night_before, reach_home, safe_name
 from tasks.nightly.command import answer, command
-from tasks.nightly.open_run import known_methods
 from tasks.nightly.preset import PRESETS, home, load_preset, merged
 from tasks.nightly.runs import experiment, find_or_create
 from tasks.tracking import PIPELINE_RUN, STATE
+from tasks.wire_methods import known_methods
 
 SWEEP = "sweep.json"
 PARAMS = "params.yaml"

@@ -2,13 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, ValidationError
 
 from atspeed_core.errors import UserError
-from atspeed_core.settings import Method, Positive, Section, Share
+from atspeed_core.settings import DEFAULT_METHODS, Method, Positive, Section, Share
 
 PRESETS = Path("presets")
 HOME = "ATSPEED_HOME"  # folder that all workers share: checkouts, DVC cache and remote, feeds, recommendations
@@ -95,7 +95,7 @@ class Preset(Section):
     """
 
     description: str
-    methods: Annotated[list[Method], Field(default_factory=lambda: list(get_args(Method)), min_length=1)]
+    methods: Annotated[list[Method], Field(default_factory=lambda: list(DEFAULT_METHODS), min_length=1)]
     params: Annotated[dict[str, Any], Field(default_factory=dict)]
     nightly: Nightly = Nightly()
 

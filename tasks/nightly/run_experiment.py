@@ -25,13 +25,13 @@ from atspeed_core.files import replacing, write_json
 from tasks.nightly.checkout import check_out, checkout_of, clone
 from tasks.nightly.command import answer, command
 from tasks.nightly.dvc_project import configure, drop_stale_locks, dvc_project
-from tasks.nightly.methods import keep_methods
 from tasks.nightly.plan_sweep import PARAMS, Experiment, Sweep, folder_of, load_sweep, write_params
 from tasks.nightly.run_stage import exit_code_in
 from tasks.paths import RESULTS
 from tasks.processes import end_orphans, end_tree, own_children
 from tasks.record import OUTBOX, RUN_ID
 from tasks.tracking import SENDER, send_or_warn, send_pending
+from tasks.wire_methods import wire_methods
 
 if TYPE_CHECKING:  # takes a second to import
     from dvc.repo import Repo
@@ -89,7 +89,7 @@ def make_checkout(sweep: Sweep, one: Experiment, checkout: Path) -> None:
         check_out(sweep.commit, temporary)
         configure(temporary)
         write_params(temporary, sweep.dataset, one.overrides, temporary / PARAMS)
-        keep_methods(temporary, [one.method])
+        wire_methods(temporary, [one.method])
 
 
 def run(sweep: Sweep, one: Experiment, checkout: Path, kept: Path) -> None:

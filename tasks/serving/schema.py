@@ -52,30 +52,32 @@ def recommender_example(examples: Sequence[Example], catalog: Catalog) -> "tuple
 
 
 def weights_signature(folder: Path) -> "ModelSignature":
-    """Of a target or draft in `folder`: tokens in, logits out; of a one-shot draft: items in, scores out."""
+    """Of a target or draft in `folder`: tokens in, logits out; of one that reads items: these in, scores out."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
     from atspeed_core.models.one_shot import is_one_shot
+    from atspeed_core.models.retrieval import is_retrieval
 
     config = read_json(folder / "config.json")
     tokens, scores = np.dtype(np.int64), np.dtype(np.float32)
-    if is_one_shot(folder):
+    if is_one_shot(folder) or is_retrieval(folder):
         items = Schema([TensorSpec(tokens, (-1, -1), "items")])
-        return ModelSignature(items, Schema([TensorSpec(scores, (-1, config["num_units"]), "scores")]))
+        return ModelSignature(items, Schema([TensorSpec(scores, (-1, config.get("num_units", -1)), "scores")]))
     vocabulary = config["vocab_size"]
     prompt = Schema([TensorSpec(tokens, (-1, -1), name) for name in ("input_ids", "attention_mask")])
     return ModelSignature(prompt, Schema([TensorSpec(scores, (-1, -1, vocabulary), "logits")]))
 
 
 def weights_example(folder: Path, history: list[str], max_history: int) -> dict[str, list[list[int]]]:
-    """The prompt of `history`, as a target or draft in `folder` takes it; for a one-shot draft its items."""
+    """The prompt of `history`, as a target or draft in `folder` takes it; for one that reads items, these."""
     from atspeed_core.models.building import load_prompt_encoder
     from atspeed_core.models.one_shot import is_one_shot, padded_items
+    from atspeed_core.models.retrieval import is_retrieval
 
     catalog = Catalog.load(IDENTIFIERS / "identifiers.json")
-    if is_one_shot(folder):
+    if is_one_shot(folder) or is_retrieval(folder):
         return {"items": padded_items([catalog.positions_of(history)], max_history=max_history).tolist()}
     encoder = load_prompt_encoder(folder, catalog, max_history=max_history)
     ids, mask = encoder.encode([history])

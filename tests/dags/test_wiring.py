@@ -1,13 +1,13 @@
 """The nightly DAG against dvc.yaml: the same stages, the same edges."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-METHODS = ["sft", "atspeed_s", "atspeed_r", "one_shot"]
+METHODS: list[str] = STAGES["align_draft"]["matrix"]["method"]
 
 
 def filled(values: list[Any]) -> list[Path]:
@@ -69,3 +69,14 @@ def test_a_night_that_failed_is_red_though_it_was_closed(bag: Any) -> None:
     closing = bag.dags["nightly_retrain"].get_task("close_run")
     assert closing.is_teardown
     assert not closing.on_failure_fail_dagrun
+
+
+def test_the_forms_offer_every_method_and_start_with_those_of_dvc_yaml(bag: Any) -> None:
+    from atspeed_dags.presets import DEFAULT_METHODS
+    from atspeed_dags.presets import METHODS as OFFERED
+
+    from atspeed_core import settings
+
+    assert list(get_args(settings.Method)) == OFFERED
+    assert DEFAULT_METHODS == METHODS == list(settings.DEFAULT_METHODS)
+    assert bag.dags["nightly_retrain"].params["methods"] == METHODS

@@ -31,6 +31,8 @@ class FakeRecommender:
     plan: Plan = field(default_factory=lambda: Plan([], {}))
     calls: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
+    offered: tuple[str, ...] = ("strict", "relaxed", "exact_sampling")
+    drafts_in_rounds: bool = True
 
     def recommend(self, histories: list[list[str]], k: int = 10, verification: str = "strict", seed: int = 0) -> Answer:
         self.calls.append(verification)
@@ -42,7 +44,18 @@ class FakeRecommender:
         return answer
 
     def offers(self, verification: str) -> bool:
-        return True
+        return verification in self.offered
+
+    def without_speculation(self) -> "FakeRecommender":
+        return self
+
+    def search_as_published(self, histories: list[list[str]], k: int) -> Answer:
+        self.calls.append("published")
+        return self._answer(histories, k, steps=1)
+
+    def sample_as_published(self, histories: list[list[str]], k: int, *, seed: int = 0) -> Answer:
+        self.calls.append("sampled")
+        return self._answer(histories, k, steps=0)
 
     def generate(self, histories: list[list[str]], k: int, *, prompt_once: bool = False) -> Answer:
         self.calls.append("generate")

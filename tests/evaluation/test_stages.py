@@ -74,6 +74,53 @@ def test_target_first_then_a_method(project: Path) -> None:
     assert per_user["identical"].sum() == 15
 
 
+def test_the_paper_s_accepted_steps_stand_beside_ours(project: Path, recommender: Any) -> None:
+    evaluate_target.evaluate_target(make_params())
+    strict = evaluate.evaluate("sft", make_params())["verifications"]["strict"]
+    for figures in strict.values():
+        assert (figures["accepted_steps"], figures["accepted_steps_published"]) == (2, 1)
+        assert figures["target_calls_published"] == 3
+        assert figures["accepted_steps_published_interval"] == [1, 1]
+    recommender.drafts_in_rounds = False  # a one-shot draft
+    strict = evaluate.evaluate("sft", make_params())["verifications"]["strict"]
+    assert not any("accepted_steps_published" in figures for figures in strict.values())
+
+
+def test_drawn_lists_are_compared_with_the_target_s_own_draws(
+    project: Path, recommender: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate_target.evaluate_target(make_params())
+    asked: list[str] = []
+    plain = type(recommender)()
+    plain.recommend = (
+        lambda histories, k, verification, seed: (  # type: ignore[method-assign]
+            asked.append(f"{verification} {seed}"),
+            plain._answer([history[:-1] for history in histories], k, steps=0),
+        )[1]
+    )
+    monkeypatch.setattr(recommender, "without_speculation", lambda: plain, raising=False)
+    made = evaluate.evaluate("sft", make_params(ks=[1], verifications=["strict", "exact_sampling"], seed=7))
+    shares = {name: by_k["1"]["identical_lists"] for name, by_k in made["verifications"].items()}
+    assert shares == {"strict": 1.0, "exact_sampling": 0.0}
+    assert asked == ["exact_sampling 7", "exact_sampling 10"]
+
+
+def test_a_draft_that_offers_no_verification_asked_for_has_no_figures(project: Path, recommender: Any) -> None:
+    evaluate_target.evaluate_target(make_params())
+    recommender.offered = ()
+    made = evaluate.evaluate("sft", make_params(verifications=["relaxed"]))
+    assert made["verifications"] == {}
+    assert len(pd.read_parquet(project / "results/per_user/sft.parquet")) == 0
+
+
+def test_the_target_s_draws_are_ranked_beside_it(project: Path, recommender: Any) -> None:
+    target = evaluate_target.evaluate_target(make_params(temperature=0.5))
+    for name in ("target_sampling", "target_sampling_published"):
+        assert target["baselines"][name]["settings"] == {"temperature": 0.5}
+        assert target["baselines"][name]["2"]["recall"] == target["target"]["2"]["recall"]  # fixed lists
+    assert recommender.calls.count("sampled") == recommender.calls.count("exact_sampling") == 2 * 2
+
+
 def test_reference_lists_stand_in_the_users_order_whatever_was_made_first(recommender: Any) -> None:
     histories = [["a", "b", "c"], ["d"], ["e", "f"], ["g", "h", "i", "j"]]
     users = [Example(f"u{n}", history, ["x"]) for n, history in enumerate(histories)]

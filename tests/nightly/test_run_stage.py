@@ -14,8 +14,8 @@ import yaml
 
 from tasks.nightly.checkout import check_out, clone
 from tasks.nightly.dvc_project import configure
-from tasks.nightly.methods import keep_methods
 from tasks.nightly.night import Night
+from tasks.wire_methods import wire_methods
 from tests.nightly.tiny_deployment import DATASET, NOBODY, Deployment, processes_in, wait_until
 
 METHODS = ["sft", "atspeed_s"]
@@ -45,7 +45,7 @@ def open_checkout(deployment: Deployment, **facts: object) -> Path:
     clone(folder)
     commit = check_out(None, folder)
     configure(folder)
-    keep_methods(folder, METHODS)
+    wire_methods(folder, METHODS)
     given = {"run_id": "night", "date": "2016-10-05", "dataset": DATASET, "methods": METHODS, "commit": commit}
     Night.model_validate({**given, "tag": "nightly/2016-10-05", **facts}).save(folder)
     return folder

@@ -42,6 +42,7 @@ def ranking(recall: float) -> dict[str, Any]:
 def method_result(method: str, steps: float) -> dict[str, Any]:
     figures = {
         **with_intervals(accepted_steps=steps, target_calls=4 - steps, recall=0.3, ndcg=0.2),
+        **(with_intervals(accepted_steps_published=1.2) if method == "atspeed_s" else {}),
         **with_intervals(walltime_speedup=1.5, walltime_speedup_oracle=2.0, walltime_speedup_vs_generate=9.0),
         "identical_lists": 1.0,
         "identical_sets": 1.0,
@@ -137,8 +138,22 @@ def test_summary_names_baseline_and_device() -> None:
     summary = Path("results/summary.md").read_text()
     assert "WS: time of the target's own search" in summary
     assert "a CPU (2 cores, 2 threads), float32" in summary
-    assert "| atspeed_s | strict | 10 | 2.00 [1.90, 2.10] | 2.00 | 1.50 [1.40, 1.60] | 2.00 | 75% |" in summary
+    assert (
+        "| atspeed_s | strict | 10 | 2.00 [1.90, 2.10] | 1.20 [1.10, 1.30] | 2.00 | 1.50 [1.40, 1.60] | 2.00 | 75% |"
+        in summary
+    )
     assert "| atspeed_s - sft | strict accepted_steps | 10 | 1.5000 [" in summary
+
+
+def test_a_verification_that_a_draft_does_not_offer_is_a_dash() -> None:
+    result = method_result("sft", 0.5)
+    del result["verifications"]["relaxed"]
+    write("results/sft.json", result)
+    write_per_user("sft", "verification", ["strict"], {"accepted_steps": [0.0] * 20})
+    report.write_report(PARAMS)
+    summary = Path("results/summary.md").read_text()
+    assert f"| sft | relaxed |{' - |' * 14}" in summary
+    assert "| sft | strict | 10 | 0.50 [0.40, 0.60] | - | 3.50 |" in summary  # and so is what it has not
 
 
 def test_page_is_whole_without_a_network() -> None:

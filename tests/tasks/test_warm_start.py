@@ -20,9 +20,12 @@ from atspeed_core.files import read_json, write_json
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models.building import build_model, save_model
 from atspeed_core.models.one_shot import OneShotDraft, save_one_shot
+from atspeed_core.models.retrieval import RetrievalDraft, load_retrieval
 from atspeed_core.models.tokenizer import build_tokenizer
 from atspeed_core.models.warm_start import choose_start
 from atspeed_core.settings import load_params
+from atspeed_core.training.curves import Curves, read_curves
+from tasks.serving.schema import weights_signature
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 16}
@@ -204,6 +207,11 @@ def test_a_night_goes_on_from_the_champion(first: Night, second: Night) -> None:
     facts = second.stage("align_draft", "--method", "atspeed_r")
     assert facts["start_reason"] == "the champion has no drafts/atspeed_r"
     assert facts["started_from"] == "scratch"
+    assert second.stage("align_draft", "--method", "dare")["start_reason"] == "nothing is trained"
+    folder = second.folder / "models/drafts/dare"
+    assert read_curves(folder / "curves.csv") == Curves()
+    assert load_retrieval(folder) == RetrievalDraft(seed=load_params(second.folder / "params.yaml").align_draft.seed)
+    assert weights_signature(folder).inputs.input_names() == ["items"]
 
 
 def test_rebuilt_identifiers_mean_a_target_from_scratch(second: Night) -> None:

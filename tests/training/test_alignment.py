@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -48,7 +50,7 @@ def trained(data, method, **changes):
 def test_distributions_are_those_of_the_models_along_the_same_prefixes(data, own_beams):
     draft = new_draft(data)
     cached = data.cache.batch(np.arange(4), data.trie)
-    aligned = aligned_batch(draft, data, cached, own_beams=own_beams)
+    aligned = aligned_batch(draft, data, cached, source="own_beams" if own_beams else "top_k")
     draft.model.eval()
     if own_beams:
         with torch.no_grad():
@@ -67,29 +69,42 @@ def test_distributions_are_those_of_the_models_along_the_same_prefixes(data, own
 
 def test_own_beams_and_cache_agree_where_draft_equals_target(data):
     cached = data.cache.batch(np.arange(6), data.trie)
-    from_cache = aligned_batch(data.target, data, cached, own_beams=False)
-    from_own = aligned_batch(data.target, data, cached, own_beams=True)
+    from_cache = aligned_batch(data.target, data, cached, source="top_k")
+    from_own = aligned_batch(data.target, data, cached, source="own_beams")
     finite = from_cache.log_p > -torch.inf
     torch.testing.assert_close(from_cache.log_p[finite], from_own.log_p[finite], atol=0.03, rtol=0)
     torch.testing.assert_close(from_own.log_p[finite], from_own.log_q[finite].detach(), atol=1e-4, rtol=0)
-    torch.testing.assert_close(from_cache.log_p_kth, from_own.log_p_kth)
+    torch.testing.assert_close(from_cache.log_p_kth, from_own.log_p_kth, atol=0.03, rtol=0)
 
 
-def test_training_brings_the_draft_nearer_to_the_target(data):
-    for method in ("atspeed_s", "atspeed_r"):
-        _, curves = trained(data, method, num_updates=60, beta=0.0, alpha=1.0)
-        losses = [value for _, name, value in curves.rows if name == "alignment_loss"]
-        assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
+LANGUAGE_MODELS = ("wordkd", "tvdkd", "seqkd", "atspeed_s", "atspeed_r", "prefix_containment")
+
+
+@pytest.mark.parametrize("method", LANGUAGE_MODELS)
+def test_training_lowers_the_loss_of_the_method_on_all_contexts(data, method):
+    asked = settings(num_updates=60, beta=0.0, alpha=1.0, prefix_containment={"nodes": [2, 4]})
+    everything = data.cache.batch(np.arange(len(data.cache)), data.trie)
+    draft = new_draft(data)
+
+    def loss() -> dict[str, float]:
+        told = alignment.alignment_terms(draft, data, method, asked, everything, 0)
+        return {name: float(value.detach()) for name, value in told.items()}
+
+    before = loss()
+    curves = align(draft, data, method, asked)
+    after = loss()
+    assert after["alignment_loss"] < 0.7 * before["alignment_loss"]
+    assert method != "prefix_containment" or after["contained"] > before["contained"]
+    assert {name for _, name, _ in curves.rows} == {"loss", "recommendation_loss", *before}
 
 
 def test_methods_make_the_same_number_of_updates_and_differ_in_result(data):
     states = {}
-    for method in ("sft", "atspeed_s", "atspeed_r"):
-        states[method], curves = trained(data, method)
+    for method in ("sft", *LANGUAGE_MODELS):
+        states[method], curves = trained(data, method, prefix_containment={"nodes": [2, 4]})
         assert max(step for step, *_ in curves.rows) == 9
-    names = list(states["sft"])
-    assert any(not torch.equal(states["sft"][n], states["atspeed_s"][n]) for n in names)
-    assert any(not torch.equal(states["atspeed_r"][n], states["atspeed_s"][n]) for n in names)
+    for one, other in combinations(states.values(), 2):
+        assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
 def test_alpha_zero_is_sft(data):
@@ -135,3 +150,99 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_weights(data, tmp_path, mo
 @pytest.mark.parametrize(("share", "turns"), [(0.0, 0), (0.25, 5), (0.5, 10), (1.0, 20)])
 def test_own_beams_take_their_share_of_turns(share, turns):
     assert sum(alignment._turn_of_own_beams(step, share) for step in range(20)) == turns
+
+
+@torch.no_grad()
+def plain_distribution(model, data, context, codes) -> torch.Tensor:
+    """[vocabulary] log-probabilities of the token after a history and some codes, by an ordinary forward pass."""
+    history = data.sequences[context.user][: context.position]
+    (ids,), _ = data.encoder.encode_positions([history])
+    row = torch.cat([ids, data.encoder.code_ids[torch.tensor(codes, dtype=torch.long)]])
+    return torch.log_softmax(model.model(row[None]).logits[0, -1], -1)
+
+
+def path_of(data, leaf) -> list[int]:
+    """Codes of the identifier of a leaf."""
+    nodes = data.trie.ancestors(torch.tensor(leaf)).flip(-1)
+    return data.trie.codes(nodes).tolist()
+
+
+@pytest.mark.parametrize("constrained", [True, False])
+def test_the_ground_truth_path_is_that_of_the_next_item_and_both_models_speak_along_it(data, constrained):
+    draft, cached = new_draft(data), data.cache.batch(np.arange(5), data.trie)
+    aligned = aligned_batch(draft, data, cached, source="ground_truth", constrained=constrained)
+    catalog = data.encoder.catalog
+    assert aligned.weights.tolist() == [[pytest.approx(1 / 3)] * 3] * 5
+    for row, context in enumerate(cached.contexts):
+        item = data.sequences[context.user][context.position]
+        codes = catalog.codes[item].tolist()
+        for level in range(3):
+            valid = sorted({r[level] for r in catalog.codes.tolist() if r[:level] == codes[:level]})
+            for model, found in ((draft, aligned.log_q), (data.target, aligned.log_p)):
+                whole = plain_distribution(model, data, context, codes[:level])
+                chosen = torch.log_softmax(whole[data.encoder.code_ids[valid]], -1) if constrained else whole
+                torch.testing.assert_close(found[row, level, : len(chosen)].detach(), chosen, atol=2e-4, rtol=1e-4)
+                assert (found[row, level, len(chosen) :] == -torch.inf).all()
+
+
+@pytest.mark.parametrize("source", ["top_k", "ground_truth", "own_beams"])
+@pytest.mark.parametrize("constrained", [True, False])
+def test_the_kth_log_prob_is_that_of_the_target_s_kth_sequence(data, source, constrained):
+    cached = data.cache.batch(np.arange(3), data.trie)
+    aligned = aligned_batch(new_draft(data), data, cached, source=source, constrained=constrained)
+    catalog = data.encoder.catalog
+    for row, context in enumerate(cached.contexts):
+        kth = path_of(data, int(cached.leaves[row, -1]))
+        for level in range(3):
+            whole = plain_distribution(data.target, data, context, kth[:level])
+            valid = sorted({r[level] for r in catalog.codes.tolist() if r[:level] == kth[:level]})
+            support = torch.logsumexp(whole[data.encoder.code_ids[valid]], -1) if constrained else 0.0
+            expected = float(whole[data.encoder.code_ids[kth[level]]] - support)
+            depths = data.trie.depth_of(tree_nodes(data, cached, source)[row])
+            here = (depths == level) & (aligned.weights[row] > 0)
+            assert aligned.log_p_kth[row][here].tolist() == pytest.approx([expected] * int(here.sum()), abs=0.02)
+
+
+def tree_nodes(data, cached, source) -> torch.Tensor:
+    if source == "top_k":
+        return cached.nodes
+    if source == "ground_truth":
+        return alignment.prefix_tree(data.next_leaves(cached.contexts), data.trie).nodes
+    prompts, mask = data.prompts(cached.contexts)
+    return alignment.prefix_tree(alignment._own_beams(new_draft(data), data.trie, prompts, mask, 4), data.trie).nodes
+
+
+@pytest.mark.parametrize("constrained", [True, False])
+def test_what_the_draft_says_of_the_target_s_sequences_level_by_level(data, constrained):
+    draft, cached = new_draft(data), data.cache.batch(np.arange(3), data.trie)
+    aligned = aligned_batch(draft, data, cached, source="top_k", constrained=constrained)
+    catalog, taken = data.encoder.catalog, aligned.log_q_taken.detach()
+    for row, context in enumerate(cached.contexts):
+        for sequence in range(4):
+            codes = path_of(data, int(cached.leaves[row, sequence]))
+            for level in range(3):
+                whole = plain_distribution(draft, data, context, codes[:level])
+                valid = sorted({r[level] for r in catalog.codes.tolist() if r[:level] == codes[:level]})
+                support = torch.logsumexp(whole[data.encoder.code_ids[valid]], -1) if constrained else 0.0
+                expected = float(whole[data.encoder.code_ids[codes[level]]] - support)
+                assert float(taken[row, sequence, level]) == pytest.approx(expected, abs=2e-4)
+    assert aligned.exists.all()
+
+
+def test_the_switches_change_what_they_say(data):
+    base, _ = trained(data, "atspeed_r")
+    for change in ({"constrained": False}, {"sequences": "ground_truth"}):
+        other, _ = trained(data, "atspeed_r", **change)
+        assert any(not torch.equal(base[n], other[n]) for n in base)
+    tvdkd, _ = trained(data, "tvdkd")
+    for name, value in trained(data, "atspeed_r", sequences="ground_truth")[0].items():
+        assert torch.equal(value, tvdkd[name])  # AtSpeed-R without its top-K sequences is TVDKD
+
+
+def test_sequences_come_from_where_the_method_takes_them():
+    half, truth = settings(**{"lambda": 0.5}), settings(sequences="ground_truth", **{"lambda": 0.0})
+    assert [alignment.sequence_source("atspeed_s", half, step) for step in range(4)] == ["top_k", "own_beams"] * 2
+    assert alignment.sequence_source("atspeed_r", half, 1) == "top_k"
+    assert {alignment.sequence_source(m, truth, 0) for m in ("atspeed_s", "atspeed_r")} == {"ground_truth"}
+    assert {alignment.sequence_source(m, half, 1) for m in ("wordkd", "tvdkd")} == {"ground_truth"}
+    assert alignment.sequence_source("seqkd", truth, 1) == "top_k"

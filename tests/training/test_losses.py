@@ -76,3 +76,46 @@ def test_normalised_sums_to_one_over_the_valid_codes():
     probabilities = losses.normalised(torch.randn(2, 4, 5), valid).exp().sum(-1)
     assert probabilities[1, 3] == 0
     torch.testing.assert_close(probabilities.flatten()[:-1], torch.ones(7))
+
+
+@settings(deadline=None)
+@given(seeds)
+def test_wordkd_is_forward_kl(seed):
+    log_q, log_p, log_p_kth, weights, valid = random_case(seed)
+    expected = naive(lambda q, p, _: p * math.log(p / q), log_q, log_p, log_p_kth, weights, valid)
+    assert float(losses.wordkd(log_q, log_p, weights)) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert float(losses.wordkd(log_p, log_p, weights)) == pytest.approx(0, abs=1e-6)
+
+
+def test_seqkd_is_the_cross_entropy_of_the_target_s_sequences():
+    taken = torch.tensor([[[0.5, 0.25], [0.1, 0.5]], [[0.5, 0.5], [1.0, 1.0]]]).log()
+    exists = torch.tensor([[True, True], [True, False]])
+    first = -(math.log(0.5) + math.log(0.25) + math.log(0.1) + math.log(0.5)) / 4
+    assert float(losses.seqkd(taken, exists)) == pytest.approx((first + math.log(2)) / 2)
+
+
+def test_prefix_containment_of_values_computed_by_hand():
+    inf = math.inf
+    inside = torch.tensor([[-1.0, -3.0, inf], [-2.0, inf, inf]])
+    outside = torch.tensor([[-2.0, -2.5, -1.0], [-inf, -1.0, 0.0]])  # what stands beside padding does not count
+    gaps = [math.exp(0.5 - 2.0 + 1.0), math.exp(0.5 - 2.5 + 3.0)]
+    expected = (math.log2(1 + sum(gaps)) + 0) / 2
+    assert float(losses.prefix_containment(inside, outside, 0.5)) == pytest.approx(expected)
+
+
+@settings(deadline=None)
+@given(seeds, st.sampled_from([0.0, 1.0, 3.0]))
+def test_prefix_containment_bounds_the_share_that_is_not_contained(seed, margin):
+    g = torch.Generator().manual_seed(seed)
+    inside, outside = torch.randn(40, 5, generator=g) + 1, torch.randn(40, 5, generator=g) - 1
+    missed = float((inside <= outside).any(1).float().mean())
+    assert float(losses.prefix_containment(inside, outside, margin)) >= missed - 1e-6
+
+
+def test_the_gradient_of_prefix_containment_goes_to_what_misses():
+    inside = torch.tensor([[-9.0, -1.0, math.inf]], requires_grad=True)
+    outside = torch.tensor([[-4.0, -8.0, -math.inf]], requires_grad=True)
+    losses.prefix_containment(inside, outside, 0.0).backward()
+    assert inside.grad[0, 0] < 100 * inside.grad[0, 1] < 0
+    assert outside.grad[0, 0] == pytest.approx(-float(inside.grad[0, 0]))
+    assert inside.grad[0, 2] == outside.grad[0, 2] == 0
