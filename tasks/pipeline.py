@@ -5,6 +5,7 @@ first, or the two would write the same files.
 """
 
 import fcntl
+import logging
 import os
 import signal
 import subprocess
@@ -12,14 +13,15 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
 import typer
 
-from atspeed_core.errors import TemporaryError
+from atspeed_core.errors import TemporaryError, UserError
+from atspeed_core.settings import load_params
 from tasks.paths import RESULTS
 from tasks.processes import end_orphans, end_tree, end_with, make_above, own_children
 from tasks.record import RUN_ID
@@ -30,6 +32,7 @@ LOCK = Path(".dvc/tmp/make-run.lock")
 WAIT_SECONDS = 10.0  # for a predecessor that was killed to notice and end
 POLL_SECONDS = 0.5
 
+log = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -44,6 +47,8 @@ def main() -> None:
         own_children(Path())
         leave_git_out_where_there_is_none()
         code = reproduce()
+        if code != 0:
+            explain_missing_data()
         send_or_warn()
     if code == 0:
         print((RESULTS / "summary.md").read_text(encoding="utf-8"))
@@ -63,6 +68,15 @@ def reproduce() -> int:
             if answered and waiting():
                 answered = send_or_warn() == 0
     return dvc.returncode
+
+
+def explain_missing_data() -> None:
+    """Say where the data are to be had, if they are what DVC did not find."""
+    from atspeed_core.data.sources.origins import absent  # pandas takes a second, and is seldom needed here
+
+    with suppress(UserError):
+        if missing := absent(load_params().prepare_data):
+            log.error("%s", missing)
 
 
 def leave_git_out_where_there_is_none() -> None:

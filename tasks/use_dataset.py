@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from ruamel.yaml import YAML
 
-from atspeed_core.data.sources.origins import ORIGINS
+from atspeed_core.data.sources.origins import absent
 from atspeed_core.errors import UserError
 from atspeed_core.files import replacing
 from atspeed_core.settings import PrepareData, load_params
@@ -80,10 +80,8 @@ def laid_over(text: str, changes: dict[str, Any]) -> str:
 def next_step(settings: PrepareData) -> str:
     """What to do now: run, or first get the files."""
     chosen = f"params.yaml: {settings.dataset} (source {settings.source}, {settings.path})"
-    if Path(settings.path).exists():
-        return f"{chosen}\nnext: make run"
-    files = "\n".join(f"  {origin}" for origin in ORIGINS.get(settings.source, []))
-    return f"{chosen}\n{settings.path} is not there; get\n{files}\nand put the files there, then: make run"
+    missing = absent(settings)
+    return f"{chosen}\n{missing}; then: make run" if missing else f"{chosen}\nnext: make run"
 
 
 def _lay(section: Any, changes: dict[str, Any]) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from atspeed_core.data.clock import UNIX_SECONDS, Clock
 from atspeed_core.data.schemas import check_tables
-from atspeed_core.data.tables import UNIX_SECONDS, Clock, Table, require_columns
+from atspeed_core.data.tables import Table, require_columns
 
 TYPES = {"rating": np.float32, "timestamp": np.int64}
 
@@ -26,7 +27,7 @@ class Interned:
     def codes(self, ids: pd.Series) -> np.ndarray:
         """The numbers of `ids`, int32; new ids get new numbers."""
         local, unique = pd.factorize(ids)
-        numbers = (self.numbers.setdefault(each, len(self.numbers)) for each in unique)
+        numbers = (self.numbers.setdefault(each, len(self.numbers)) for each in unique.tolist())
         return np.fromiter(numbers, np.int32, len(unique))[local]
 
     def column(self, codes: np.ndarray) -> pd.Categorical:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pandas as pd
+from pydantic_core import from_json
 
 from atspeed_core.data.tables import one_line, open_bytes
 from atspeed_core.errors import UserError
@@ -105,8 +106,15 @@ def _notation(line: bytes) -> Parser:
     try:
         json.loads(line)
     except BROKEN_LINE:
-        return _python_literal if line.lstrip().startswith((b"{'", b"{u'")) else json.loads
-    return json.loads
+        return _python_literal if line.lstrip().startswith((b"{'", b"{u'")) else _json
+    return _json
+
+
+def _json(line: bytes) -> Any:
+    try:
+        return from_json(line)  # four times as fast
+    except ValueError:
+        return json.loads(line)  # takes more, such as half of a surrogate pair, and says what it cannot take
 
 
 def _python_literal(line: bytes) -> Any:

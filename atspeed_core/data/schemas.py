@@ -10,11 +10,11 @@ import pandas as pd
 import pandera.pandas as pa
 from pandera.errors import SchemaErrors
 
-from atspeed_core.data.tables import UNIX_SECONDS, Clock, Table
+from atspeed_core.data.clock import numbers
+from atspeed_core.data.tables import Table
 from atspeed_core.errors import UserError
 
 MAX_LISTED = 10
-UNITS = {"s": "unix seconds", "ms": "unix milliseconds"}
 
 
 def check_tables(tables: list[Table], extent: str = "in all") -> list[pd.DataFrame]:
@@ -42,16 +42,17 @@ def check_tables(tables: list[Table], extent: str = "in all") -> list[pd.DataFra
     return [table.frame if table.checked else _typed(table) for table in tables]
 
 
-def raw_schema(names: dict[str, str], unique_items: bool, clock: Clock = UNIX_SECONDS) -> pa.DataFrameSchema:
-    """The schema of a table as read; `names` maps our column names to the file's, whose times are those of `clock`."""
+def raw_schema(table: Table) -> pa.DataFrameSchema:
+    """The schema of a table as read, its columns by their names in the file."""
+    names = table.names
     checks = {
         "user_id": _check(_is_given, "is empty"),
         "item_id": _check(_is_given, "is empty"),
         "rating": _check(_is_finite, "is not a finite number"),
-        "timestamp": _check(lambda times: _is_time(times, clock), _no_time(clock)),
+        "timestamp": _check(lambda _: _are_times(table), table.clock.fault),
     }
     columns = {file: pa.Column(checks=checks[ours], nullable=True) for ours, file in names.items() if ours in checks}
-    if unique_items:
+    if "user_id" not in names:
         once = _check(lambda items: ~items.astype("string").duplicated(), "is listed twice")
         columns[names["item_id"]] = pa.Column(checks=[checks["item_id"], once], nullable=True)
     return pa.DataFrameSchema(columns)
@@ -63,8 +64,7 @@ def _check(holds: Callable[[pd.Series], pd.Series], fault: str) -> pa.Check:
 
 def _faults(table: Table) -> list[str]:
     try:
-        schema = raw_schema(table.names, unique_items="user_id" not in table.names, clock=table.clock)
-        schema.validate(table.frame, lazy=True)
+        raw_schema(table).validate(table.frame, lazy=True)
     except SchemaErrors as error:
         cases = error.failure_cases.sort_values("index", kind="stable")
         columns = (cases["index"], cases["column"], cases["failure_case"], cases["check"])
@@ -81,46 +81,21 @@ def _is_given(ids: pd.Series) -> pd.Series:
     return ids.notna() & (ids.astype("string").str.strip() != "").fillna(False)
 
 
-def _is_finite(numbers: pd.Series) -> pd.Series:
-    return pd.Series(np.isfinite(_numbers(numbers)), index=numbers.index)
+def _is_finite(ratings: pd.Series) -> pd.Series:
+    return pd.Series(np.isfinite(numbers(ratings)), index=ratings.index)
 
 
-def _is_time(times: pd.Series, clock: Clock) -> pd.Series:
-    seconds = _seconds(times, clock)
-    with np.errstate(invalid="ignore"):
-        whole = seconds % 1 == 0
-        return pd.Series((seconds >= clock.first) & (seconds <= clock.last) & whole, index=times.index)
-
-
-def _no_time(clock: Clock) -> str:
-    unit = UNITS.get(clock.notation)
-    if clock == UNIX_SECONDS:
-        return f"is not a whole number of {unit}"
-    years = f"from {np.datetime64(clock.first, 's').item().year} to {np.datetime64(clock.last, 's').item().year}"
-    return f"is not a time {years} in {unit}" if unit else f"is not a time {years} written as {clock.notation}"
-
-
-def _seconds(times: pd.Series, clock: Clock) -> np.ndarray:
-    """Unix seconds as float64, NaN where a value is no time; milliseconds are cut off, other fractions stay."""
-    if clock.notation == "s":
-        return _numbers(times)
-    if clock.notation == "ms":
-        return np.floor(_numbers(times) / 1000)
-    parsed = pd.to_datetime(times, format=clock.notation, utc=True, errors="coerce").dt.tz_localize(None)
-    return np.where(parsed.isna(), np.nan, parsed.astype("datetime64[s]").astype("int64")).astype(np.float64)
-
-
-def _numbers(column: pd.Series) -> np.ndarray:
-    return pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+def _are_times(table: Table) -> pd.Series:
+    return pd.Series(table.clock.believes(table.seconds), index=table.frame.index)
 
 
 def _typed(table: Table) -> pd.DataFrame:
     frame = table.frame[list(table.names.values())].set_axis(list(table.names), axis=1)
     for column in frame.columns:
         if column == "rating":
-            frame[column] = _numbers(frame[column])
+            frame[column] = numbers(frame[column])
         elif column == "timestamp":
-            frame[column] = _seconds(frame[column], table.clock).astype(np.int64)
+            frame[column] = table.seconds.astype(np.int64)
         else:
             frame[column] = frame[column].astype("str").fillna("").str.strip()
     return frame

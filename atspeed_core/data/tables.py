@@ -8,43 +8,21 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, cast
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from atspeed_core.data.clock import UNIX_SECONDS, Clock
 from atspeed_core.errors import UserError
 from atspeed_core.progress import track_file
 
 CHUNK_ROWS = 200_000
-LAST_SECOND = 253_402_300_799  # of the year 9999: a larger "timestamp" is in milliseconds or finer
 GZIP_MAGIC = b"\x1f\x8b"
 UNREADABLE = (pd.errors.ParserError, OSError, EOFError, zlib.error)
-
-
-@dataclass(frozen=True)
-class Clock:
-    """How a column tells times, and which of them are believed.
-
-    Attributes:
-        notation: "s" or "ms" (since 1970, UTC), or the format of a text as strptime has it.
-        first: the earliest second that is believed.
-        last: the latest.
-    """
-
-    notation: str = "s"
-    first: int = 0
-    last: int = LAST_SECOND
-
-
-UNIX_SECONDS = Clock()
-WEB_BEGAN, WEB_ENDS = 631_152_000, 4_102_444_799  # 1990 to 2099
-
-
-def web_clock(notation: str) -> Clock:
-    """The clock of reviews on the web: a time before 1990 or after 2099 is a fault."""
-    return Clock(notation, WEB_BEGAN, WEB_ENDS)
 
 
 @dataclass(frozen=True)
@@ -65,6 +43,11 @@ class Table:
     names: dict[str, str]
     clock: Clock = UNIX_SECONDS
     checked: bool = False
+
+    @cached_property
+    def seconds(self) -> np.ndarray:
+        """The column of times as float64 unix seconds, NaN where a value is no time; see `Clock.seconds`."""
+        return self.clock.seconds(self.frame[self.names["timestamp"]])
 
 
 def read_delimited(
@@ -102,6 +85,16 @@ def read_delimited_chunks(
         options = _options(separator, names, encoding, quoted) | {"chunksize": CHUNK_ROWS, "compression": None}
         reader = pd.read_csv(cast(Any, file), **options)
         yield from track_file(_chunks(reader, 2 if names is None else 1), f"reading {path.name}", raw)
+
+
+def first_line(path: Path) -> str:
+    """The first line of a plain or gzipped text file, without its end.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    with _readable(path, "utf-8"), open_bytes(path) as (file, _):
+        return file.readline(1 << 16).decode("utf-8-sig", "replace").rstrip("\r\n")
 
 
 @contextmanager

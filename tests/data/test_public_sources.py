@@ -240,6 +240,16 @@ def test_only_items_that_may_stay_are_described(tmp_path: Path) -> None:
         ({}, "no reviews (*.json.gz) in it; set prepare_data.path, or get Amazon 2014: reviews_CATEGORY_5.json.gz"),
         ({"reviews_A__json": b"", "reviews_B__json": b""}, "several files of reviews (reviews_A.json, reviews_B.json)"),
         ({"reviews_A_5__json": lines(REVIEW_2014)}, "meta_A.json.gz: no such file; set prepare_data.path, or get"),
+    ],
+)
+def test_absent_amazon_files(tmp_path: Path, files: dict[str, bytes], said: str) -> None:
+    assert said in mistake(write(tmp_path, **files), "amazon")
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"A__csv__gz": b"ann,soap,5.0,1369699200\n" * 99}, "A.csv.gz: not a readable table: Compressed file ended"),
         ({"reviews_A__json": b""}, "reviews_A.json: the file is empty"),
         ({"reviews_A__json": lines(META_2018)}, "line 1: fields category, tech1, description"),
         ({"A__csv": b"ann,soap,5.0,1369699200\n"}, "A.csv: line 1: no product number in the first two fields"),
@@ -258,7 +268,10 @@ def test_only_items_that_may_stay_are_described(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_amazon_files(tmp_path: Path, files: dict[str, bytes], said: str) -> None:
-    assert said in mistake(write(tmp_path, **files), "amazon")
+    folder = write(tmp_path, **files, meta_A__json=META_2014.encode())
+    for zipped in folder.glob("*.gz"):  # broken off
+        zipped.write_bytes(zipped.read_bytes()[:-20])
+    assert said in mistake(folder, "amazon")
 
 
 def test_what_is_missing_is_told_with_address_and_terms(tmp_path: Path) -> None:
@@ -311,7 +324,8 @@ def test_goodreads_csv_has_none(tmp_path: Path, caplog: pytest.LogCaptureFixture
 def test_goodreads_with_a_time_that_is_none(tmp_path: Path) -> None:
     wrong = lines(SHELVED, SHELVED | {"date_added": "Sun Jul 30 07:44:10 -0700 0017"})
     said = "line 2: date_added 'Sun Jul 30 07:44:10 -0700 0017' is not a time from 1990 to 2099 written as %a %b %d"
-    assert said in mistake(write(tmp_path, goodreads_interactions_poetry__json=wrong), "goodreads")
+    files = {"goodreads_interactions_poetry__json": wrong, "goodreads_books_poetry__json": lines(BOOK)}
+    assert said in mistake(write(tmp_path, **files), "goodreads")
 
 
 def test_steam(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -31,6 +31,12 @@ def test_wanted_fields_of_each_record_with_its_line(tmp_path: Path, content: str
     assert rows(zipped, ["a"]) == [(1, 1), (3, None)]
 
 
+def test_what_only_the_slow_parser_takes_is_taken(tmp_path: Path) -> None:
+    """A byte order mark, and half of a surrogate pair in a text that nobody wants."""
+    path = write(tmp_path / "a.json", b'\xef\xbb\xbf{"a": 1}\n{"a": 2, "text": "\\ud83d"}\n')
+    assert rows(path, ["a"]) == [(1, 1), (2, 2)]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from atspeed_core.errors import UserError
 from atspeed_core.settings import load_params
 from tasks.nightly.preset import PRESETS, load_preset
+from tasks.pipeline import explain_missing_data
 from tasks.use_dataset import DATASETS, app, laid_over, listing, next_step, write_params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,12 +90,24 @@ def test_a_wrong_preset_changes_nothing(project: Path) -> None:
 def test_the_command_tells_what_comes_next(project: Path) -> None:
     answer = CliRunner().invoke(app, [DEFAULT])
     assert answer.exit_code == 0
-    assert "data/raw/ml-latest-small-2016 is not there; get" in answer.output  # not in this copy
+    assert "data/raw/ml-latest-small-2016: not there; set prepare_data.path, or get MovieLens" in answer.output
     assert "https://grouplens.org/datasets/movielens/" in answer.output
     (project.parent / "data" / "raw" / DEFAULT).mkdir(parents=True)
     assert next_step(load_params(project).prepare_data).endswith("next: make run")
     assert CliRunner().invoke(app, ["netflix"]).exit_code == 2
     assert [line.split()[0] for line in listing().splitlines()] == NAMES
+
+
+def test_a_failed_run_says_where_the_data_are_to_be_had(project: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_params(project, "steam")
+    explain_missing_data()
+    assert "data/raw/steam: not there; set prepare_data.path, or get Steam: steam_reviews.json.gz" in caplog.text
+    Path("data/raw/steam").mkdir(parents=True)
+    caplog.clear()
+    explain_missing_data()
+    project.write_text("nonsense")
+    explain_missing_data()  # the stage has said what is wrong with the params
+    assert not caplog.messages
 
 
 def test_nights_do_not_offer_data_sets_without_a_feed() -> None:

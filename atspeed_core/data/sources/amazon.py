@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from atspeed_core.data.clock import Clock, web_clock
 from atspeed_core.data.compact import compacted
 from atspeed_core.data.descriptions import plain, read_descriptions, sentences
 from atspeed_core.data.records import Record, first_record, read_records
 from atspeed_core.data.sources.origins import AMAZON, located, missing
-from atspeed_core.data.tables import Clock, Table, open_bytes, read_delimited_chunks, web_clock
+from atspeed_core.data.tables import Table, first_line, read_delimited_chunks
 from atspeed_core.errors import UserError
 from atspeed_core.settings import PrepareData
 
@@ -63,10 +64,11 @@ def read(settings: PrepareData) -> tuple[Table, Table]:
         UserError: a file is missing (the line says where to get it), is none of the three editions, or is damaged.
     """
     path = _reviews(Path(settings.path))
+    metadata = _metadata(path)
     interactions, edition = _ratings(path) if ".csv" in path.suffixes else _full_reviews(path)
     logger.info("%s: Amazon reviews, edition %s, %d of them", path, edition.year, len(interactions.frame))
     fields = [edition.product, *TEXTS]
-    return interactions, read_descriptions(_metadata(path), interactions, settings, fields, _describe)
+    return interactions, read_descriptions(metadata, interactions, settings, fields, _describe)
 
 
 def _reviews(path: Path) -> Path:
@@ -100,9 +102,7 @@ def _edition(path: Path, record: Record) -> Edition:
 
 
 def _ratings(path: Path) -> tuple[Table, Edition]:
-    with open_bytes(path) as (file, _):
-        header = file.readline(4096).decode("utf-8", "replace").strip().split(",")
-    if set(RATINGS) <= set(header):
+    if set(RATINGS) <= set(first_line(path).split(",")):
         names = dict(zip(NAMES, RATINGS, strict=True))
         return compacted(read_delimited_chunks(path, ","), path, names, MILLISECONDS), V2023
     edition, columns = _layout(path)

@@ -1,7 +1,7 @@
 """Goodreads (UCSD Book Graph): interactions as JSON, which have times, or as CSV, which have none; and the books.
 
-goodreads_interactions_poetry.json.gz   goodreads_books_poetry.json.gz      one genre, or all (..._dedup, books)
-goodreads_interactions.csv              book_id_map.csv                     ids of its own, and what they stand for
+    goodreads_interactions_poetry.json.gz   goodreads_books_poetry.json.gz      one genre, or all (..._dedup, books)
+    goodreads_interactions.csv              book_id_map.csv                     ids of its own, and what they stand for
 
 Plain or gzipped.
 """
@@ -10,11 +10,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from atspeed_core.data.clock import web_clock
 from atspeed_core.data.compact import compacted
 from atspeed_core.data.descriptions import plain, read_descriptions, sentences
 from atspeed_core.data.records import read_records
 from atspeed_core.data.sources.origins import GOODREADS, located, missing
-from atspeed_core.data.tables import Table, read_delimited, read_delimited_chunks, require_columns, web_clock
+from atspeed_core.data.tables import Table, read_delimited, read_delimited_chunks, require_columns
 from atspeed_core.errors import UserError
 from atspeed_core.settings import PrepareData
 
@@ -38,11 +39,11 @@ def read(settings: PrepareData) -> tuple[Table, Table]:
     """
     patterns = [f"goodreads_interactions*.{ending}" for ending in ("json", "json.gz", "csv", "csv.gz")]
     path = located(Path(settings.path), patterns, "interactions", GOODREADS)
+    books = located(path.parent, ["goodreads_books*.json", "goodreads_books*.json.gz"], "books", GOODREADS)
     if ".csv" in path.suffixes:
         interactions = _without_times(path, settings)
     else:
         interactions = compacted(read_records(path, list(NAMES.values())), path, NAMES, CLOCK)
-    books = located(path.parent, ["goodreads_books*.json", "goodreads_books*.json.gz"], "books", GOODREADS)
     return interactions, read_descriptions(books, interactions, settings, FIELDS, _describe)
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atspeed_core.errors import UserError
+from atspeed_core.settings import PrepareData
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,14 @@ def located(path: Path, patterns: list[str], what: str, origins: list[Origin]) -
 def missing(path: Path, origins: list[Origin]) -> UserError:
     """The error for a file that is not there: which, where to get it, on what terms."""
     return UserError(f"{path}: no such file; {_remedy(origins)}")
+
+
+def absent(settings: PrepareData) -> str | None:
+    """What is not there and where to get it, when nothing is at `settings.path`; None when something is."""
+    if Path(settings.path).exists():
+        return None
+    origins = ORIGINS.get(settings.source)
+    return f"{settings.path}: not there; {_remedy(origins) if origins else 'set prepare_data.path'}"
 
 
 def _any_of(patterns: list[str]) -> str:

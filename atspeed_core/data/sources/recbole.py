@@ -10,7 +10,7 @@ import pandas as pd
 from atspeed_core.data.compact import compacted
 from atspeed_core.data.sources.origins import RECBOLE, located
 from atspeed_core.data.sources.table import joined
-from atspeed_core.data.tables import Table, open_bytes, read_delimited, read_delimited_chunks, require_columns
+from atspeed_core.data.tables import Table, first_line, read_delimited, read_delimited_chunks, require_columns
 from atspeed_core.errors import UserError
 from atspeed_core.settings import Columns, PrepareData
 
@@ -60,8 +60,7 @@ def _items(path: Path, columns: Columns) -> Table:
 
 def _types(path: Path) -> dict[str, str]:
     """Each field's type, by the header."""
-    with open_bytes(path) as (file, _):
-        header = file.readline().decode("utf-8-sig", "replace").rstrip("\r\n")
+    header = first_line(path)
     fields = [column.rpartition(":") for column in header.split("\t")] if header else []
     untyped = [name + colon + kind for name, colon, kind in fields if not name or kind not in TYPES]
     if untyped:

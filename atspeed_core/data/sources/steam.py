@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 
+from atspeed_core.data.clock import web_clock
 from atspeed_core.data.compact import compacted
 from atspeed_core.data.descriptions import plain, read_descriptions, sentences
 from atspeed_core.data.records import read_records
 from atspeed_core.data.sources.origins import STEAM, located
-from atspeed_core.data.tables import Table, web_clock
+from atspeed_core.data.tables import Table
 from atspeed_core.settings import PrepareData
 
 NAMES = {"user_id": "username", "item_id": "product_id", "timestamp": "date"}

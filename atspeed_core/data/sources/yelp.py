@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from atspeed_core.data.clock import web_clock
 from atspeed_core.data.compact import compacted
 from atspeed_core.data.descriptions import plain, read_descriptions, sentences
 from atspeed_core.data.records import read_records
 from atspeed_core.data.sources.origins import YELP, located
-from atspeed_core.data.tables import Table, web_clock
+from atspeed_core.data.tables import Table
 from atspeed_core.settings import PrepareData
 
 NAMES = {"user_id": "user_id", "item_id": "business_id", "rating": "stars", "timestamp": "date"}
