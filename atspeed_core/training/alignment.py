@@ -64,7 +64,7 @@ AlignmentLoss = Callable[[Aligned, AlignDraft], Tensor]
 
 T = TypeVar("T")
 
-# prefix_containment is none of them: it compares no distributions.
+# prefix_containment is none of them: it weighs prefixes by how they stand among others.
 ALIGNMENT_LOSSES: dict[Method, AlignmentLoss] = {
     "wordkd": lambda a, s: losses.wordkd(a.log_q, a.log_p, a.weights),
     "tvdkd": lambda a, s: losses.atspeed_r(a.log_q, a.log_p, a.weights),
@@ -154,7 +154,7 @@ def alignment_terms(
     """The alignment loss of a method over a batch of contexts in update number `step`, and what else is told of it."""
     if method == "prefix_containment":
         prompts, mask = data.prompts(cached.contexts)
-        loss, contained = containment(draft, data.trie, prompts, mask, cached.leaves, settings.prefix_containment)
+        loss, contained = containment(draft, data.trie, prompts, mask, cached, settings.prefix_containment)
         return {"alignment_loss": loss, "contained": contained}
     source = sequence_source(method, settings, step)
     aligned = aligned_batch(draft, data, cached, source=source, constrained=settings.constrained)

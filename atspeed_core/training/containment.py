@@ -1,8 +1,8 @@
 """Alignment on the event that spares calls: the target's prefixes of every level among the nodes that are drafted.
 
 With n_t nodes drafted at level t and S_t the distinct prefixes of length t of the target's K sequences, all of S_t are
-drafted exactly if the draft scores each of them above the (n_t - |S_t| + 1)-th best of all other prefixes: that many
-others fit in beside them. The loss is a smooth bound of the share of contexts in which this fails at some level.
+drafted exactly if the draft scores each of them above nu_t, the (n_t - |S_t| + 1)-th best score of all other prefixes:
+that many others fit in beside them. How nearly a prefix misses that weighs what the draft learns along its path.
 """
 
 import torch
@@ -13,34 +13,55 @@ from atspeed_core.decoding.device_trie import NO_NODE, DeviceTrie
 from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.settings import PrefixContainment
 from atspeed_core.training import losses
-from atspeed_core.training.prefix_trees import prefix_tree
+from atspeed_core.training.distributions import ValidCodes
+from atspeed_core.training.topk_cache import CachedBatch
 
 
 def containment(
-    draft: CodeModel, trie: DeviceTrie, prompts: Tensor, mask: Tensor, leaves: Tensor, settings: PrefixContainment
+    draft: CodeModel, trie: DeviceTrie, prompts: Tensor, mask: Tensor, cached: CachedBatch, settings: PrefixContainment
 ) -> tuple[Tensor, Tensor]:
     """The loss, with gradient, and the share of contexts whose prefixes all are drafted.
 
-    Scores are sums of the draft's log-probabilities over the full vocabulary: what drafting ranks by.
+    Scores are sums of the draft's log-probabilities over the full vocabulary, which drafting ranks by; divergences are
+    over the valid codes.
 
     Args:
         draft: scores prefixes.
         trie: of all items.
         prompts: [B, S] left-padded.
         mask: [B, S].
-        leaves: [B, K] the target's sequences.
+        cached: the target's sequences and the distributions along them.
         settings: n_t and margin.
     """
-    wanted = prefix_tree(leaves, trie).nodes
-    wanted = wanted.masked_fill(wanted == 0, NO_NODE)  # the root is no question
+    wanted = cached.nodes.masked_fill(cached.nodes == 0, NO_NODE)  # the root is no question
     others = first_left_out(draft, trie, prompts, mask, wanted, settings)
     tree = ScoredTree(draft, trie, prompts, mask)
-    tree.score(torch.cat([trie.ancestors(nodes)[..., 1:].flatten(1) for nodes in (wanted, others)], dim=1))
+    above = cached.nodes.masked_fill(trie.depth_of(cached.nodes) == trie.num_levels - 1, NO_NODE)
+    tree.score(torch.cat([above, trie.ancestors(others)[..., 1:].flatten(1)], dim=1))
+    inside, outside = _standing(tree, wanted, others)
+    valid = ValidCodes(trie)
+    log_q = valid.normalised(tree.next_log_probs(above)[1], above)
+    divergence = losses.forward_kl(log_q, valid.normalised(cached.log_p, above))
+    path = _before(trie, wanted, above).float()
+    along = (path @ divergence.unsqueeze(-1)).squeeze(-1) / path.sum(-1).clamp(min=1)
+    missing = torch.sigmoid(settings.margin + outside - inside)
+    loss = losses.prefix_containment(along, missing, wanted >= 0)
+    return loss, (inside > outside).all(1).float().mean()
+
+
+@torch.no_grad()
+def _standing(tree: ScoredTree, wanted: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """[B, T] scores of `wanted` [B, T] (inf for NO_NODE) and what each has to beat, of `others` [B, L - 1]."""
     inside = tree.path_scores(wanted).masked_fill(wanted < 0, torch.inf)
     bounds = tree.path_scores(others).masked_fill(others < 0, -torch.inf)
-    outside = bounds.gather(1, (trie.depth_of(wanted) - 1).clamp(min=0))
-    contained = (inside > outside).all(1).float().mean()
-    return losses.prefix_containment(inside, outside, settings.margin), contained
+    return inside, bounds.gather(1, (tree.trie.depth_of(wanted) - 1).clamp(min=0))
+
+
+def _before(trie: DeviceTrie, wanted: Tensor, nodes: Tensor) -> Tensor:
+    """[B, P, T] bool: which of `nodes` [B, T], the root among them, lie above each of `wanted` [B, P]."""
+    above = trie.ancestors(trie.parents(wanted))  # [B, P, L]
+    found = (above.unsqueeze(-1) == nodes[:, None, None, :]).any(2) | (nodes == 0).unsqueeze(1)
+    return found & (wanted >= 0).unsqueeze(-1) & (nodes >= 0).unsqueeze(1)
 
 
 @torch.inference_mode()

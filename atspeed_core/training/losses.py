@@ -7,10 +7,10 @@ prefix, 0 for padding; for K sequences of length L they sum to 1 over a context,
 y in Y and over t.
 """
 
-import math
-
 import torch
 from torch import Tensor
+
+CONTAINED_FLOOR = 0.1  # of the weight of a prefix that is drafted for certain
 
 
 def normalised(log_probs: Tensor, valid: Tensor) -> Tensor:
@@ -70,18 +70,16 @@ def seqkd(log_q_taken: Tensor, exists: Tensor) -> Tensor:
     return (by_sequence.sum(1) / exists.sum(1)).mean()
 
 
-def prefix_containment(inside: Tensor, outside: Tensor, margin: float) -> Tensor:
-    """Mean over contexts of log_2(1 + sum over prefixes of exp(margin + outside - inside)).
-
-    An upper bound, for any margin, of the share of contexts in which some prefix is not above its bound.
+def prefix_containment(along: Tensor, missing: Tensor, exists: Tensor) -> Tensor:
+    """Mean over contexts and prefixes y of (floor + m(y)) times the mean of KL(p, q) over the proper prefixes of y.
 
     Args:
-        inside: [B, T] float32 the draft's scores of the prefixes that should be drafted; inf for padding.
-        outside: [B, T] float32 for each of them the score that it has to beat; -inf where nothing is in its way.
-        margin: at least 0.
+        along: [B, P] float32 that mean of forward KL divergences, for each of a context's prefixes.
+        missing: [B, P] float32 m(y), 0 .. 1, how nearly y is not drafted.
+        exists: [B, P] bool.
     """
-    gaps = (margin + outside - inside).masked_fill((inside == torch.inf) | (outside == -torch.inf), -torch.inf)
-    return torch.logsumexp(torch.nn.functional.pad(gaps, (0, 1)), dim=1).mean() / math.log(2)
+    loss = ((CONTAINED_FLOOR + missing) * along).masked_fill(~exists, 0.0)
+    return (loss.sum(1) / exists.sum(1).clamp(min=1)).mean()
 
 
 def _expected(log_probs: Tensor, values: Tensor) -> Tensor:
