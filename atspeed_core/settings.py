@@ -156,7 +156,11 @@ class WarmFinetune(Section):
 
 
 class FinetuneTarget(Section):
-    """Training of the target model."""
+    """Training of the target model.
+
+    Attributes:
+        base_model: what is fine-tuned: a folder, a hub name or `package:NAME`, weights that a Python package ships.
+    """
 
     base_model: str | None = None
     instruction: str = ""
