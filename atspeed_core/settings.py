@@ -257,9 +257,11 @@ class PrefixContainment(Section):
 
 
 class AlignDraft(Section):
-    """Training of the draft: from scratch; for the language models the same initial weights and number of updates.
+    """Training of the draft; for the language models the same initial weights and number of updates.
 
     Attributes:
+        architecture: of drafts from scratch; the alternative to `base_model`.
+        base_model: folder, hub name or `package:NAME` of a model with the target's tokenizer, which drafts start from.
         alpha: weight of the alignment loss; the recommendation loss has 1 - alpha.
         beta: weight of the density regularisation of atspeed_s; 0: without it.
         lambda_: share of updates in which atspeed_s aligns on the draft's own beams.
@@ -268,7 +270,8 @@ class AlignDraft(Section):
         sequences: what atspeed_s and atspeed_r align on: the target's cached sequences, or the item that came next.
     """
 
-    architecture: Architecture
+    architecture: Architecture | None = None
+    base_model: Annotated[str, Field(min_length=1)] | None = None
     alpha: Share = 0.5
     beta: Annotated[float, Field(ge=0)] = 1.0
     lambda_: Annotated[float, Field(ge=0, le=1, alias="lambda")] = 0.25
@@ -282,6 +285,12 @@ class AlignDraft(Section):
     warm: WarmAlign = WarmAlign()
     one_shot: OneShot = OneShot()
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _either_scratch_or_base(self) -> "AlignDraft":
+        if (self.base_model is None) == (self.architecture is None):
+            raise ValueError("set exactly one of 'base_model' (pretrained) and 'architecture' (from scratch)")
+        return self
 
     def warmed(self) -> "AlignDraft":
         """These settings for a training that starts from the champion's weights."""
