@@ -327,6 +327,19 @@ class CallsByNodes(Section):
     users: Positive | None = 256
 
 
+class SasRec(Section):
+    """Training of the baseline SASRec; validation users decide after how many updates it is best.
+
+    Attributes:
+        dropout: more for sparser data.
+        max_updates: with 64 windows of training histories each; they bound its time.
+    """
+
+    hidden_size: Annotated[int, Field(gt=0, multiple_of=2)] = 64  # two heads
+    dropout: Share = 0.2
+    max_updates: Positive = 1000
+
+
 class Evaluate(Section):
     """What is measured, over all test users.
 
@@ -344,6 +357,7 @@ class Evaluate(Section):
     exclude_history: bool = True
     plan: PlanDecoding = PlanDecoding()
     calls_by_nodes: CallsByNodes = CallsByNodes()
+    sasrec: SasRec = SasRec()
     temperature: Annotated[float, Field(gt=0)] = 1.0
     batch_size: Positive = 32
     timing_users: Annotated[int, Field(ge=2)] = 48
