@@ -156,7 +156,11 @@ class WarmFinetune(Section):
 
 
 class FinetuneTarget(Section):
-    """Training of the target model."""
+    """Training of the target model.
+
+    Attributes:
+        base_model: what is fine-tuned: a folder, a hub name or `package:NAME`, weights that a Python package ships.
+    """
 
     base_model: str | None = None
     instruction: str = ""
@@ -253,9 +257,11 @@ class PrefixContainment(Section):
 
 
 class AlignDraft(Section):
-    """Training of the draft: from scratch; for the language models the same initial weights and number of updates.
+    """Training of the draft; for the language models the same initial weights and number of updates.
 
     Attributes:
+        architecture: of drafts from scratch; the alternative to `base_model`.
+        base_model: folder, hub name or `package:NAME` of a model with the target's tokenizer, which drafts start from.
         alpha: weight of the alignment loss; the recommendation loss has 1 - alpha.
         beta: weight of the density regularisation of atspeed_s; 0: without it.
         lambda_: share of updates in which atspeed_s aligns on the draft's own beams.
@@ -264,7 +270,8 @@ class AlignDraft(Section):
         sequences: what atspeed_s and atspeed_r align on: the target's cached sequences, or the item that came next.
     """
 
-    architecture: Architecture
+    architecture: Architecture | None = None
+    base_model: Annotated[str, Field(min_length=1)] | None = None
     alpha: Share = 0.5
     beta: Annotated[float, Field(ge=0)] = 1.0
     lambda_: Annotated[float, Field(ge=0, le=1, alias="lambda")] = 0.25
@@ -278,6 +285,12 @@ class AlignDraft(Section):
     warm: WarmAlign = WarmAlign()
     one_shot: OneShot = OneShot()
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _either_scratch_or_base(self) -> "AlignDraft":
+        if (self.base_model is None) == (self.architecture is None):
+            raise ValueError("set exactly one of 'base_model' (pretrained) and 'architecture' (from scratch)")
+        return self
 
     def warmed(self) -> "AlignDraft":
         """These settings for a training that starts from the champion's weights."""
@@ -314,6 +327,19 @@ class CallsByNodes(Section):
     users: Positive | None = 256
 
 
+class SasRec(Section):
+    """Training of the baseline SASRec; validation users decide after how many updates it is best.
+
+    Attributes:
+        dropout: more for sparser data.
+        max_updates: with 64 windows of training histories each; they bound its time.
+    """
+
+    hidden_size: Annotated[int, Field(gt=0, multiple_of=2)] = 64  # two heads
+    dropout: Share = 0.2
+    max_updates: Positive = 1000
+
+
 class Evaluate(Section):
     """What is measured, over all test users.
 
@@ -331,6 +357,7 @@ class Evaluate(Section):
     exclude_history: bool = True
     plan: PlanDecoding = PlanDecoding()
     calls_by_nodes: CallsByNodes = CallsByNodes()
+    sasrec: SasRec = SasRec()
     temperature: Annotated[float, Field(gt=0)] = 1.0
     batch_size: Positive = 32
     timing_users: Annotated[int, Field(ge=2)] = 48

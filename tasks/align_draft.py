@@ -6,7 +6,7 @@ from typing import Annotated
 
 import torch
 import typer
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from atspeed_core import Recommender
 from atspeed_core.data.sequences import load_train
@@ -14,7 +14,7 @@ from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.files import digest
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models import one_shot
-from atspeed_core.models.building import build_model, load_instruction, save_model
+from atspeed_core.models.building import build_model, load_base_draft, load_instruction, save_model
 from atspeed_core.models.prompts import PromptEncoder
 from atspeed_core.models.retrieval import RetrievalDraft, save_retrieval
 from atspeed_core.models.warm_start import SCRATCH, Start, build_from, choose_start
@@ -71,8 +71,8 @@ def _start(run: Run, encoder: PromptEncoder, method: Method) -> Start:
     settings, part = run.params.align_draft, f"drafts/{method}"
     if method == "dare":
         return Start(None, SCRATCH, "nothing is trained")
-    architecture = None if method == "one_shot" else settings.architecture
-    start = choose_start(CHAMPION, part, encoder.catalog, architecture=architecture)
+    kind = {"architecture": settings.architecture, "base_model": settings.base_model}
+    start = choose_start(CHAMPION, part, encoder.catalog, **({"architecture": None} if method == "one_shot" else kind))
     if method == "one_shot" and start.folder is not None:
         differing = one_shot.shape_difference(start.folder, settings.one_shot, max_history=encoder.max_history)
         if differing:
@@ -84,15 +84,22 @@ def _language_model(
     method: Method, data: AlignmentData, settings: AlignDraft, start: Start, checkpoint: Path
 ) -> Curves:
     tokenizer = AutoTokenizer.from_pretrained(TARGET, local_files_only=True)
-    if start.folder is None:
-        draft = build_model(settings.architecture, tokenizer, seed=settings.seed)
-    else:
-        draft = build_from(start.folder, settings.architecture, tokenizer, seed=settings.seed)
+    draft = _initial(settings, start, tokenizer)
     torch.nn.Module.to(draft, data.trie.device)
     curves = align(CodeModel(draft, data.target.code_ids), data, method, settings, checkpoint=checkpoint)
     files = {CURVES_FILE: curves.csv(every=CURVE_EVERY)}
     save_model(DRAFTS / method, draft, tokenizer, instruction=load_instruction(TARGET), extra_files=files)
     return curves
+
+
+def _initial(settings: AlignDraft, start: Start, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The language model that the drafts start from, with the champion's weights where they fit."""
+    if settings.architecture is None:
+        assert settings.base_model is not None
+        return load_base_draft(str(start.folder or settings.base_model), tokenizer)
+    if start.folder is None:
+        return build_model(settings.architecture, tokenizer, seed=settings.seed)
+    return build_from(start.folder, settings.architecture, tokenizer, seed=settings.seed)
 
 
 def _one_shot(method: Method, data: AlignmentData, settings: AlignDraft, start: Start, checkpoint: Path) -> Curves:

@@ -13,11 +13,12 @@ from atspeed_core.benchmark.measure import Grid, Histories, PromptKind, Settings
 from atspeed_core.benchmark.numerics import compare_formats
 from atspeed_core.benchmark.peers import PEERS
 from atspeed_core.benchmark.tables import benchmark_markdown, numerics_table, peer_tables, summary_table
-from atspeed_core.benchmark.targets import GGUF_PACKAGE, OWN, SMOLLM2, SMOLLM2_PACKAGE, TARGETS
+from atspeed_core.benchmark.targets import OWN, SMOLLM2, SMOLLM2_PACKAGE, TARGETS
 from atspeed_core.data.sequences import load_full_examples
 from atspeed_core.errors import UserError
 from atspeed_core.evaluation.device import device_facts
 from atspeed_core.files import write_json
+from atspeed_core.models.packaged import READER
 from atspeed_core.recommender import Recommender
 from atspeed_core.settings import Params, load_params
 from tasks.bench_catalog import chosen_device
@@ -31,7 +32,7 @@ Json = dict[str, Any]
 KS, BATCHES = (1, 3, 5, 10, 20, 50), (1, 4, 16, 32)
 PROMPTS: tuple[PromptKind, ...] = get_args(PromptKind)
 NUMERICS_K = 10
-PACKAGES = ("torch", "transformers", "tokenizers", "numpy", SMOLLM2_PACKAGE, GGUF_PACKAGE)
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", SMOLLM2_PACKAGE, READER)
 
 ON_A_CPU = Settings(
     grids=(Grid((OWN, SMOLLM2), PROMPTS, BATCHES, KS),),

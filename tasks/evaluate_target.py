@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 import typer
 
 from atspeed_core.data.sequences import Example, load_full_examples, load_train
@@ -31,6 +32,7 @@ from atspeed_core.evaluation.lists import (
 from atspeed_core.evaluation.measure import Recommends
 from atspeed_core.evaluation.ranking import ranking_metrics
 from atspeed_core.evaluation.results import rows_by_k
+from atspeed_core.evaluation.sasrec import SasRecData, recommend_next, train_sasrec
 from atspeed_core.evaluation.speed import latency, time_interleaved
 from atspeed_core.evaluation.statistics import mean_figures
 from atspeed_core.files import replacing, write_json
@@ -73,7 +75,7 @@ def evaluate_target(params: Params) -> Json:
         exclude_history=settings.exclude_history,
         temperature=settings.temperature,
     )
-    baselines, chosen = baseline_lists(PROCESSED, examples, catalog.items, max(settings.ks), max_history)
+    baselines, chosen = baseline_lists(PROCESSED, examples, catalog.items, params, recommender.device)
     reference = reference_lists(recommender, examples, settings)
     others = {name: dict.fromkeys(settings.ks, lists) for name, lists in baselines.items()}
     others |= sampled_lists(recommender, examples, settings)
@@ -99,25 +101,30 @@ def evaluate_target(params: Params) -> Json:
 
 
 def baseline_lists(
-    processed: Path, examples: Sequence[Example], items: list[str], k: int, max_history: int
+    processed: Path, examples: Sequence[Example], items: list[str], params: Params, device: torch.device
 ) -> tuple[dict[str, list[list[str]]], dict[str, Json]]:
     """Lists of the recommenders without an LLM for the test users, and the settings chosen on validation users.
 
-    They may use all that is known of a user, wherever that serves them better than the most recent `max_history`
-    items, which are all that the target sees. Their counts, like the target's weights, come from training alone.
+    Popularity and item-kNN may use all that is known of a user, wherever that serves them better than the most recent
+    `max_history` items, which are all that the target and SASRec see. Counts and weights come from training alone.
     """
-    valid = load_full_examples(processed, "valid")
-    data = TrainingData.from_sequences(items, load_train(processed).values())
+    settings, max_history, k = params.evaluate, params.prepare_data.max_history, max(params.evaluate.ks)
+    valid, train = load_full_examples(processed, "valid"), list(load_train(processed).values())
+    data = TrainingData.from_sequences(items, train)
     before_valid, held_out = [e.history for e in valid], [e.targets for e in valid]
     before_test = [e.history for e in examples]
     popular = tune_popularity(data, before_valid, held_out)
     similar = tune_item_knn(data, before_valid, held_out, max_history=max_history)
-    log.info("chosen on %d validation users: %s, %s", len(valid), popular, similar)
+    ordered = SasRecData.build(data, train, before_valid, held_out)
+    trained = train_sasrec(ordered, settings.sasrec, max_history=max_history, seed=settings.seed, device=device)
+    log.info("chosen on %d validation users: %s, %s, %s", len(valid), popular, similar, trained.chosen)
     lists = {
         "popularity": recommend_popular(data, popular, before_test, k),
         "item_knn": recommend_similar(data, similar, before_test, k),
+        "sasrec": recommend_next(trained, data, before_test, k),
     }
-    return lists, {"popularity": asdict(popular), "item_knn": asdict(similar)}
+    chosen = {"popularity": popular, "item_knn": similar, "sasrec": trained.chosen}
+    return lists, {name: asdict(settings) for name, settings in chosen.items()}
 
 
 def reference_lists(

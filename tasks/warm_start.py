@@ -39,7 +39,7 @@ def fetch(commit: str, folder: Path) -> dict[str, Any]:
         folder: where identifiers/, target/ and drafts/METHOD/ are made; drafts/ only where the commit has some.
 
     Returns:
-        What origin.json holds: the commit's full name and the base model of its target (None: from scratch).
+        What origin.json holds: the commit's full name and the base models of target and drafts (None: from scratch).
 
     Raises:
         UserError: no such commit, it has no identifiers or target, or their data are nowhere.
@@ -56,7 +56,7 @@ def fetch(commit: str, folder: Path) -> dict[str, Any]:
         _copy(files, out, folder / out.name, commit)
     for draft in filter(lambda draft: _is_made(files, draft), _below(files, DRAFTS)):
         _copy(files, draft, folder / DRAFTS.name / draft.name, commit)
-    return {"commit": name, "base_model": _base_model(files)}
+    return {"commit": name, **_base_models(files)}
 
 
 def _full_name(commit: str) -> str:
@@ -92,10 +92,10 @@ def _copy(files: Any, out: Path, place: Path, commit: str) -> None:
         ) from None
 
 
-def _base_model(files: Any) -> str | None:
+def _base_models(files: Any) -> dict[str, str | None]:
     params = yaml.safe_load(files.read_text("params.yaml", encoding="utf-8"))
-    base_model: str | None = params["finetune_target"].get("base_model")
-    return base_model
+    sections = {"base_model": "finetune_target", "draft_base_model": "align_draft"}
+    return {name: params[section].get("base_model") for name, section in sections.items()}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from atspeed_core.benchmark import targets
 from atspeed_core.benchmark.measure import Grid, Pace, Settings, nearest, num_requests
 from atspeed_core.benchmark.peers import BASELINE, GENERATE, GENERATES, OURS, PEERS, PUBLISHED, prepared, search
 from atspeed_core.benchmark.profiling import PeakMemory
@@ -16,6 +15,7 @@ from atspeed_core.benchmark.replay import Tape
 from atspeed_core.benchmark.targets import OWN, SHAPES, SMOLLM2, load_target
 from atspeed_core.decoding.llama import LlamaDecoder
 from atspeed_core.files import read_json
+from atspeed_core.models import packaged
 from atspeed_core.recommender import Recommender
 from tasks import bench
 from tests.tiny_models import make_catalog, make_recommender
@@ -39,7 +39,7 @@ TINY = Settings(
 @pytest.fixture(autouse=True)
 def tiny_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand-ins are tiny, and no package with weights is installed."""
-    monkeypatch.setattr(targets, "find_spec", lambda name: None)
+    monkeypatch.setattr(packaged, "find_spec", lambda name: None)
     for name in SHAPES:
         monkeypatch.setitem(SHAPES, name, TINY_SHAPE)
 

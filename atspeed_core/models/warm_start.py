@@ -1,7 +1,7 @@
 """Starting from the champion: whether a training may, and a model with the champion's weights.
 
-The champion's folder (stage warm_start) holds origin.json ({"commit", "base_model"}; commit null: there is no
-champion), identifiers/, target/ and drafts/METHOD/.
+The champion's folder (stage warm_start) holds origin.json ({"commit", "base_model", "draft_base_model"}; commit null:
+there is no champion), identifiers/, target/ and drafts/METHOD/.
 """
 
 from collections import defaultdict
@@ -19,7 +19,7 @@ from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models.building import build_model, load_model
 from atspeed_core.settings import Architecture
 
-SCRATCH = "scratch"
+SCRATCH, TARGET = "scratch", "target"
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # [tokens, hidden size] each
 
 
@@ -44,7 +44,7 @@ def choose_start(
     """Start from `part` ("target", "drafts/METHOD") of the champion where it fits, from scratch where it does not.
 
     It fits where every item that the champion knew has kept its identifier, and the shape (for a model with a base
-    model: the base model's name) is that of the settings.
+    model: the base model's name, of target or drafts) is that of the settings.
 
     Raises:
         UserError: origin.json cannot be read.
@@ -57,8 +57,9 @@ def choose_start(
         return Start(None, SCRATCH, f"the champion has no {part}")
     if not keeps_identifiers(Catalog.load(champion / "identifiers" / "identifiers.json"), catalog):
         return Start(None, SCRATCH, "the champion's items have other identifiers now")
-    if base_model is not None and base_model != origin["base_model"]:
-        return Start(None, SCRATCH, f"the champion's base_model is {origin['base_model']}, not {base_model}")
+    earlier = origin["base_model" if part == TARGET else "draft_base_model"]
+    if base_model is not None and base_model != earlier:
+        return Start(None, SCRATCH, f"the champion's base_model is {earlier}, not {base_model}")
     if architecture is not None and (differing := shape_difference(folder, architecture)):
         return Start(None, SCRATCH, f"the champion's {part} has another shape: {differing}")
     return Start(folder, origin["commit"], f"the champion's {part}")
@@ -72,10 +73,10 @@ def read_origin(champion: Path) -> dict[str, Any]:
     """
     path = champion / "origin.json"
     if not path.exists():
-        return {"commit": None, "base_model": None}
+        return {"commit": None, "base_model": None, "draft_base_model": None}
     try:
         raw = read_json(path)
-        return {"commit": raw["commit"], "base_model": raw.get("base_model")}
+        return {"commit": raw["commit"], **{name: raw.get(name) for name in ("base_model", "draft_base_model")}}
     except (ValueError, KeyError, AttributeError, TypeError):
         raise UserError(f"{path}: damaged; run the warm_start stage again") from None
 

@@ -20,6 +20,7 @@ from atspeed_core.models.building import (
     add_dropout,
     build_model,
     load_base,
+    load_base_draft,
     load_model,
     load_prompt_encoder,
     save_model,
@@ -139,3 +140,36 @@ def test_a_folder_without_its_prompt_is_refused(tmp_path):
     (tmp_path / "model" / "prompt.json").write_text(json.dumps({"other": 1}))
     with pytest.raises(UserError, match=r"prompt.json: cannot be read"):
         load_prompt_encoder(tmp_path / "model", CATALOG, max_history=5)
+
+
+def test_rows_without_a_token_are_no_start_for_a_code(tmp_path):
+    save_base(tmp_path / "base")
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    padded = LlamaForCausalLM(LlamaConfig(vocab_size=12, **shape))  # the tokenizer knows 7 tokens
+    with torch.no_grad():
+        padded.model.embed_tokens.weight[7:] = 100.0
+    padded.save_pretrained(tmp_path / "base")
+    model, tokenizer = load_base(str(tmp_path / "base"), CATALOG.code_tokens)
+    rows = model.get_input_embeddings().weight.detach()
+    assert len(rows) == len(tokenizer) == 7 + len(CATALOG.code_tokens)
+    assert float(rows.abs().max()) < 1
+    torch.testing.assert_close(rows[:7], padded.model.embed_tokens.weight[:7].detach())
+
+
+def test_a_base_draft_takes_the_targets_tokens(tmp_path):
+    base = str(save_base(tmp_path / "base"))
+    _, tokenizer = load_base(str(save_base(tmp_path / "target")), CATALOG.code_tokens)
+    draft = load_base_draft(base, tokenizer)
+    rows = draft.get_input_embeddings().weight.detach()
+    assert len(rows) == len(tokenizer)
+    assert draft.config.pad_token_id == tokenizer.pad_token_id
+    torch.testing.assert_close(rows[:7], load_model(base).get_input_embeddings().weight.detach())
+    save_model(tmp_path / "draft", draft, tokenizer, instruction="")
+    again = load_base_draft(str(tmp_path / "draft"), tokenizer)  # as a champion's draft is taken over
+    torch.testing.assert_close(again.get_input_embeddings().weight.detach(), rows)
+
+
+def test_a_base_draft_of_another_family_is_refused(tmp_path):
+    base = str(save_base(tmp_path / "base"))
+    with pytest.raises(UserError, match=r"draft's base model '.*': \d+ tokens differ from the target's .*one family"):
+        load_base_draft(base, build_tokenizer(CATALOG.code_tokens))

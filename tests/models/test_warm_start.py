@@ -111,6 +111,15 @@ def test_a_base_model_has_to_be_the_champions_own(tmp_path: Path) -> None:
     assert (other.folder, other.reason) == (None, "the champion's base_model is base, not other")
 
 
+def test_drafts_have_a_base_model_of_their_own(tmp_path: Path) -> None:
+    champion(tmp_path, base_model="7b", draft_base_model="68m")
+    save(tmp_path / "drafts" / "sft", BEFORE)
+    start = choose_start(tmp_path, "drafts/sft", NOW, architecture=None, base_model="68m")
+    assert start.folder == tmp_path / "drafts" / "sft"
+    other = choose_start(tmp_path, "drafts/sft", NOW, architecture=None, base_model="7b")
+    assert (other.folder, other.reason) == (None, "the champion's base_model is 68m, not 7b")
+
+
 @pytest.mark.parametrize("origin", [None, {"commit": None}])
 def test_no_champion_is_a_start_from_scratch(tmp_path: Path, origin: dict[str, Any] | None) -> None:
     if origin:

@@ -87,12 +87,13 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write("data/identifiers/report.json", {"collisions": {"items_before": 7}, "codebook_use": [{"used": 31}]})
     knn = {"settings": {"neighbours": 20, "last_items": None}, **ranking(0.2)}
     baselines = {"popularity": {"settings": {"exclude_seen": True}, **ranking(0.1)}, "item_knn": knn}
+    baselines["sasrec"] = {"settings": {"updates": 40, "exclude_seen": True}, **ranking(0.25)}
     target = {"target": {"parameters": 12345, "exclude_history": True, **ranking(0.3)}, "baselines": baselines}
     write("results/target.json", {**SHARED, **target, "method": "target"})
     for method, steps in (("sft", 0.5), ("atspeed_s", 2.0)):
         write(f"results/{method}.json", method_result(method, steps))
     hits = [float(n % 2) for n in range(20)]
-    recommenders = ["target", "popularity", "item_knn"]
+    recommenders = ["target", "popularity", "item_knn", "sasrec"]
     write_per_user("target", "recommender", recommenders, {"recall": hits, "ndcg": hits})
     for method, steps in (("sft", [0.0] * 20), ("atspeed_s", [1.0, 2.0] * 10)):
         write_per_user(method, "verification", ["strict", "relaxed"], {"accepted_steps": steps})
@@ -176,7 +177,8 @@ def test_plots_have_a_column_a_line() -> None:
     assert steps["k"].tolist() == [5, 10]
     assert steps["atspeed_s_strict"].tolist() == [2.0, 2.0]
     assert "sft_oracle" in pd.read_csv("results/plots/walltime_speedup.csv")
-    assert pd.read_csv("results/plots/ranking.csv")["recall_item_knn"].tolist() == [0.2, 0.2]
+    ranked = pd.read_csv("results/plots/ranking.csv")
+    assert (ranked["recall_item_knn"].tolist(), ranked["recall_sasrec"].tolist()) == ([0.2, 0.2], [0.25, 0.25])
 
 
 @pytest.mark.parametrize(("field", "value"), [("num_test_users", 19), ("reference_sha256", "old"), ("ks", [5])])

@@ -175,7 +175,7 @@ def test_a_night_goes_on_from_the_champion(first: Night, second: Night) -> None:
     commit = first.run("git", "rev-parse", "HEAD").strip()
     assert second.stage("warm_start") == {"champion_commit": commit}
     champion = second.folder / "data" / "champion"
-    assert read_json(champion / "origin.json") == {"commit": commit, "base_model": None}
+    assert read_json(champion / "origin.json") == {"commit": commit, "base_model": None, "draft_base_model": None}
     assert {path.name for path in champion.iterdir()} == {"origin.json", "identifiers", "target", "drafts"}
     assert sorted(path.name for path in (champion / "drafts").iterdir()) == ["one_shot", "sft"]
     weights = "models/target/model.safetensors"
