@@ -11,7 +11,7 @@ export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site
 export DO_NOT_TRACK := true
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup run bench test test-exactness test-services lint format airflow rollback mlflow mlflow-send lock clean
+.PHONY: help setup run bench paper test test-exactness test-services lint format airflow rollback mlflow mlflow-send lock clean
 
 help: ## Show the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -36,6 +36,9 @@ run: setup ## Run the pipeline and print its table; only what is out of date run
 bench: setup ## Measure decoding side by side, after make run (QUICK=1: three minutes; ARGS=--help: what to measure)
 	@python -m tasks.bench $(if $(QUICK),--quick) $(ARGS)
 	@$(if $(filter --help,$(ARGS)),:,exec python -m tasks.bench_catalog $(if $(QUICK),--quick))
+
+paper: setup ## Every method on a data set, our table beside the paper's (DATASET=beauty; ARGS=--help: ablations, sweeps)
+	@exec python -m tasks.paper $(DATASET) $(ARGS)
 
 test: setup ## Run the tests
 	@HF_HUB_OFFLINE=1 python -m pytest

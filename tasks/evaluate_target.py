@@ -123,8 +123,7 @@ def baseline_lists(
         "item_knn": recommend_similar(data, similar, before_test, k),
         "sasrec": recommend_next(trained, data, before_test, k),
     }
-    chosen = {"popularity": popular, "item_knn": similar, "sasrec": trained.chosen}
-    return lists, {name: asdict(settings) for name, settings in chosen.items()}
+    return lists, {"popularity": asdict(popular), "item_knn": asdict(similar), "sasrec": asdict(trained.chosen)}
 
 
 def reference_lists(

@@ -34,6 +34,7 @@ CHECKOUTS = Path("paper")
 TABLES = RESULTS / "paper"
 DATASETS = PRESETS / "datasets"
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
+FILES = (("prepare_data", "path"), ("prepare_data", "items_path"), ("build_identifiers", "file"))  # named in params
 WRITTEN_HERE = (":!results", ":!params.yaml", ":!dvc.lock", ":!dvc.yaml")  # what may differ from the commit that is run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -100,10 +101,9 @@ def changed_params(dataset: str, settings: list[str]) -> Json:
         if not equals or not all(keys.split(".")):
             raise UserError(f"--set {text}: expected section.key=value, such as align_draft.alpha=0.3")
         laid(changes, _nested(keys.split("."), yaml.safe_load(value)))
-    data = changes["prepare_data"]
-    for key in ("path", "items_path"):
-        if data.get(key):
-            data[key] = str(Path(data[key]).absolute())
+    for section, key in FILES:
+        if changes.get(section, {}).get(key):
+            changes[section][key] = str(Path(changes[section][key]).absolute())
     return changes
 
 

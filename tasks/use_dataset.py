@@ -5,6 +5,7 @@ sections the settings that it names. Everything else in params.yaml, comments to
 """
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,9 @@ from tasks.nightly.preset import PRESETS, load_preset
 from tasks.stage import ParamsPath, exit_codes, set_up_logging
 
 DATASETS = PRESETS / "datasets"
-WHOLE = "prepare_data"  # a setting that the preset does not name belongs to another data set
+# Of these a preset gives all: a setting that it does not name belongs to another data set or target.
+WHOLE = ("prepare_data", "finetune_target")
+ALTERNATIVES = {"architecture": "base_model", "base_model": "architecture"}  # naming one takes the other away
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -51,16 +54,27 @@ def write_params(path: Path, name: str) -> None:
     Raises:
         UserError: there is no such preset, or the params are wrong before or after.
     """
-    changes = load_preset(name, DATASETS).params
+    lay_presets(path, [DATASETS / name])
+
+
+def lay_presets(path: Path, presets: Sequence[Path]) -> None:
+    """Lay presets (files without their .yaml) over the file `path` one after the other, all or none.
+
+    Raises:
+        UserError: there is no such preset, or the params are wrong before or after.
+    """
+    all_changes = [load_preset(preset.name, preset.parent).params for preset in presets]
     load_params(path)
-    changed = laid_over(path.read_text(encoding="utf-8"), changes)
+    changed = path.read_text(encoding="utf-8")
+    for changes in all_changes:
+        changed = laid_over(changed, changes)
     with replacing(path) as temporary:
         temporary.write_text(changed, encoding="utf-8")
         try:
             load_params(temporary)
         except UserError as error:
             fault = str(error).replace(str(temporary), str(path))
-            raise UserError(f"{DATASETS / name}.yaml over {fault}") from None
+            raise UserError(" and ".join(f"{preset}.yaml" for preset in presets) + f" over {fault}") from None
 
 
 def laid_over(text: str, changes: dict[str, Any]) -> str:
@@ -69,8 +83,9 @@ def laid_over(text: str, changes: dict[str, Any]) -> str:
     yaml.width = 4096  # lines stay as long as they are
     yaml.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
     document = yaml.load(text)
-    for gone in [key for key in document[WHOLE] if key not in changes[WHOLE]]:
-        del document[WHOLE][gone]
+    for section in (section for section in WHOLE if section in changes):
+        for gone in [key for key in document[section] if key not in changes[section]]:
+            del document[section][gone]
     _lay(document, changes)
     written = io.StringIO()
     yaml.dump(document, written)
@@ -86,6 +101,7 @@ def next_step(settings: PrepareData) -> str:
 
 def _lay(section: Any, changes: dict[str, Any]) -> None:
     for place, (key, value) in enumerate(changes.items()):
+        section.pop(ALTERNATIVES.get(key), None)
         if key not in section:
             section.insert(place, key, value)
         elif isinstance(value, dict) and isinstance(section[key], dict):

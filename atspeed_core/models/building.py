@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -131,7 +132,7 @@ def _load_pretrained(base: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     place, options = pretrained_place(base)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
-        model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **options)
     except (OSError, ValueError) as error:
         raise UserError(f"base model '{base}' cannot be loaded: {' '.join(str(error).split()):.200}") from None
     check_supported(model, base)

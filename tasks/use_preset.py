@@ -1,0 +1,58 @@
+"""`python -m tasks.use_preset datasets/beauty targets/smollm2-135m`: settings of a data set and of models into params.yaml.
+
+A preset is a file below presets/datasets/ (see tasks/use_dataset.py) or presets/targets/: its section finetune_target takes
+the place of the one in params.yaml, of other sections the settings that it names.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from atspeed_core.errors import UserError
+from atspeed_core.settings import load_params
+from tasks.nightly.preset import PRESETS, load_preset
+from tasks.stage import ParamsPath, exit_codes, set_up_logging
+from tasks.use_dataset import lay_presets, next_step
+
+KINDS = ("datasets", "targets")
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    names: Annotated[list[str] | None, typer.Argument(help="datasets/NAME, targets/NAME; none: list them.")] = None,
+    params: ParamsPath = Path("params.yaml"),
+) -> None:
+    """Switch to another data set, other models or both, or list the known ones."""
+    set_up_logging("use_preset")
+    with exit_codes():
+        if not names:
+            print(listing())
+            return
+        lay_presets(params, [preset_path(name) for name in names])
+        print(next_step(load_params(params).prepare_data))
+
+
+def listing() -> str:
+    """KIND/NAME and description of every preset, a line each."""
+    files = [path for kind in KINDS for path in sorted((PRESETS / kind).glob("*.yaml"))]
+    found = {f"{path.parent.name}/{path.stem}": load_preset(path.stem, path.parent).description for path in files}
+    return "\n".join(f"{name:<31}{description}" for name, description in found.items())
+
+
+def preset_path(name: str) -> Path:
+    """The file that `name`, KIND/NAME, stands for, without its .yaml.
+
+    Raises:
+        UserError: no such kind.
+    """
+    kind, _, own = name.partition("/")
+    if kind not in KINDS or not own or "/" in own:
+        raise UserError(f"{name}: no preset; use " + " or ".join(f"{kind}/NAME" for kind in KINDS))
+    return PRESETS / kind / own
+
+
+if __name__ == "__main__":
+    app()

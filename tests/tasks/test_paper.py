@@ -1,0 +1,84 @@
+"""A run of the paper's matrix has a checkout of its own: what is run there, and what survives in it."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from atspeed_core.errors import UserError
+from atspeed_core.settings import load_params
+from tasks import paper
+
+PROJECT = Path(__file__).parents[2]
+FILES = ("params.yaml", "dvc.yaml", "dvc.lock", "presets/datasets/beauty-release.yaml")
+
+
+def git(*arguments: str) -> None:
+    options = ["-c", "user.name=someone", "-c", "user.email=someone@example.org"]
+    subprocess.run(["git", *options, *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in FILES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((PROJECT / name).read_bytes())
+    (tmp_path / ".gitignore").write_text("/paper/\n")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "first")
+    return tmp_path
+
+
+def test_the_checkout_gets_preset_settings_and_methods(project: Path) -> None:
+    folder, _ = paper.checked_out(Path("paper/beauty-release-alpha"))
+    changes = paper.changed_params("beauty-release", ["align_draft.alpha=0.3", "evaluate.ks=[5]"])
+    paper.set_params(folder, changes, ["sft", "dare"])
+    params = load_params(folder / "params.yaml")
+    assert params.prepare_data.split == "published"
+    assert params.prepare_data.rating_threshold is None  # the project's own data set has one
+    assert Path(params.prepare_data.path) == project / "data/raw/atspeed-beauty"
+    assert (params.align_draft.alpha, params.evaluate.ks) == (0.3, [5])
+    wiring = yaml.safe_load((folder / "dvc.yaml").read_text())
+    assert wiring["stages"]["evaluate"]["matrix"]["method"] == ["sft", "dare"]
+    assert (project / "params.yaml").read_bytes() == (PROJECT / "params.yaml").read_bytes()
+
+
+def test_a_second_call_takes_the_new_commit_and_keeps_what_dvc_knows(project: Path) -> None:
+    folder, first = paper.checked_out(Path("paper/beauty-release"))
+    (folder / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    (project / "dvc.yaml").write_text((project / "dvc.yaml").read_text() + "# changed\n")
+    git("commit", "--quiet", "-am", "second")
+    _, second = paper.checked_out(Path("paper/beauty-release"))
+    assert second != first
+    assert (folder / "dvc.yaml").read_text().endswith("# changed\n")
+    assert (folder / "dvc.lock").read_text() == "schema: '2.0'\nstages: {}\n"
+
+
+def test_changed_code_is_refused(project: Path) -> None:
+    (project / ".gitignore").write_text("/paper/\n/more/\n")
+    with pytest.raises(UserError, match=r"\.gitignore was changed and not committed"):
+        paper.checked_out(Path("paper/beauty-release"))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "setting", "message"),
+    [
+        ("beauty-releas", "align_draft.alpha=1", "beauty-releas"),
+        ("beauty-release", "align_draft.alpha", "expected section.key=value"),
+        ("beauty-release", "align_draft.=1", "expected section.key=value"),
+    ],
+)
+def test_a_mistake_is_told(project: Path, dataset: str, setting: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        paper.changed_params(dataset, [setting])
+
+
+def test_a_wrong_value_leaves_the_params_as_they_were(project: Path) -> None:
+    folder, _ = paper.checked_out(Path("paper/beauty-release"))
+    before = (folder / "params.yaml").read_bytes()
+    with pytest.raises(UserError, match="alpha"):
+        paper.set_params(folder, paper.changed_params("beauty-release", ["align_draft.alpha=7"]), ["sft"])
+    assert (folder / "params.yaml").read_bytes() == before
