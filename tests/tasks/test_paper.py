@@ -40,6 +40,7 @@ def test_the_checkout_gets_preset_settings_and_methods(project: Path) -> None:
     assert params.prepare_data.split == "published"
     assert params.prepare_data.rating_threshold is None  # the project's own data set has one
     assert Path(params.prepare_data.path) == project / "data/raw/atspeed-beauty"
+    assert params.build_identifiers.file == str(project / "data/raw/atspeed-beauty/beauty.LCRec-1e-3lr.json")
     assert (params.align_draft.alpha, params.evaluate.ks) == (0.3, [5])
     wiring = yaml.safe_load((folder / "dvc.yaml").read_text())
     assert wiring["stages"]["evaluate"]["matrix"]["method"] == ["sft", "dare"]
