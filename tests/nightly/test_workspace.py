@@ -165,7 +165,7 @@ def test_a_run_opened_after_it_was_closed_finds_the_same_facts(deployment: Deplo
         ({"date": "20161005"}, "write it like 2016-10-05"),
         ({"date": "2999-01-01"}, "lies in the future"),
         ({"dataset": "unknown"}, "no such preset; known: toy"),
-        ({"methods": ["wordkd"]}, "unknown 'wordkd'; known: sft"),
+        ({"methods": ["unheard"]}, "unknown 'unheard'; known: sft"),
         ({"revision": "no-branch"}, "'no-branch': no branch, tag or commit"),
         ({"force": "prepare"}, "no such stage; known: all, prepare_data"),
         ({"gate": {"tolerence": 1}}, "--gate: 'tolerence'"),
