@@ -7,6 +7,7 @@ what is done: a run that was stopped goes on when it is called again, and a meth
 import os
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -34,12 +35,9 @@ CHECKOUTS = Path("paper")
 TABLES = RESULTS / "paper"
 DATASETS = PRESETS / "datasets"
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
-RELEASED = {  # identifiers that the paper's authors published; some belong to two or three items
-    "beauty-release": {
-        "method": "file",
-        "file": "data/raw/atspeed-beauty/beauty.LCRec-1e-3lr.json",
-        "collisions": "allow",
-    }
+IDENTIFIERS = "data/raw/atspeed-beauty/beauty.LCRec-1e-3lr.json"
+RELEASED: dict[str, Json] = {  # the identifiers that the paper's authors published; some belong to two or three items
+    "beauty-release": {"build_identifiers": {"method": "file", "file": IDENTIFIERS, "collisions": "allow"}},
 }
 FILES = (("prepare_data", "path"), ("prepare_data", "items_path"), ("build_identifiers", "file"))  # named in params
 WRITTEN_HERE = (":!results", ":!params.yaml", ":!dvc.lock", ":!dvc.yaml")  # what may differ from the commit that is run
@@ -103,8 +101,7 @@ def changed_params(dataset: str, settings: list[str]) -> Json:
         UserError: there is no such preset, or a setting is no assignment.
     """
     changes: Json = load_preset(dataset, DATASETS).params
-    if dataset in RELEASED:
-        changes["build_identifiers"] = dict(RELEASED[dataset])
+    laid(changes, deepcopy(RELEASED.get(dataset, {})))
     for text in settings:
         keys, equals, value = text.partition("=")
         if not equals or not all(keys.split(".")):

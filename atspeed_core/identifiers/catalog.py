@@ -136,18 +136,20 @@ def _check_identifiers(path: str | Path, identifiers: dict[str, list[str]]) -> N
                 raise UserError(f"{path}: item '{item}': token '{token}' stands at level {level} and {level_of[token]}")
 
 
-def load_code_vectors(path: str | Path, code_tokens: Sequence[str]) -> NDArray[np.float32]:
+def load_code_vectors(path: str | Path, code_tokens: Sequence[str]) -> NDArray[np.float32] | None:
     """[codes, dimensions] codebook vector of each code token, from codebooks.safetensors.
 
+    None: there are no codebooks, for the identifiers were given in a file.
+
     Raises:
-        UserError: the file is not there or holds no codebooks (identifiers given by the user have none).
+        UserError: the file is not there or damaged.
     """
     try:
         codebooks = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({error}); run the build_identifiers stage again") from None
     if not codebooks:
-        raise UserError(f"{path}: holds no codebooks; set finetune_target.codebook_start to false")
+        return None
     levels = [codebooks[f"codebook_{level}"] for level in range(1, len(codebooks) + 1)]
     vectors = {code_token(level, code): row for level, book in enumerate(levels) for code, row in enumerate(book)}
     return np.stack([vectors[token] for token in code_tokens])

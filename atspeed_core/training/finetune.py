@@ -126,8 +126,11 @@ def _from_scratch(
 ) -> PreTrainedModel:
     model = build_model(architecture, tokenizer, seed=settings.seed)
     if settings.codebook_start:
-        ids = code_token_ids(tokenizer, catalog.code_tokens)
-        start_from_codebooks(model, ids, load_code_vectors(codebooks, catalog.code_tokens), seed=settings.seed)
+        vectors = load_code_vectors(codebooks, catalog.code_tokens)
+        if vectors is None:
+            logger.warning("codebook_start is ignored: identifiers that are given in a file have no codebooks")
+            return model
+        start_from_codebooks(model, code_token_ids(tokenizer, catalog.code_tokens), vectors, seed=settings.seed)
     return model
 
 
