@@ -1,7 +1,7 @@
-"""`python -m tasks.use_preset datasets/beauty targets/smollm2-135m`: settings of a data set and of models into params.yaml.
+"""`python -m tasks.use_preset datasets/beauty targets/qwen`: settings of a data set and of models into params.yaml.
 
-A preset is a file below presets/datasets/ (see tasks/use_dataset.py) or presets/targets/: its section finetune_target takes
-the place of the one in params.yaml, of other sections the settings that it names.
+A preset is a file below presets/datasets/ (see tasks/use_dataset.py) or presets/targets/: section finetune_target of
+a target takes the place of the one in params.yaml, of other sections the settings that it names.
 """
 
 from pathlib import Path

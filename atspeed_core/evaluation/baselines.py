@@ -68,6 +68,12 @@ class TrainingData:
         """Item id -> column."""
         return {item: i for i, item in enumerate(self.items)}
 
+    @cached_property
+    def trained_position(self) -> dict[str, int]:
+        """Item id -> column, of the items that a training user had."""
+        had = self.popularity > 0
+        return {item: i for item, i in self.position.items() if had[i]}
+
     @property
     def popularity(self) -> FloatArray:
         """[items] number of training users."""

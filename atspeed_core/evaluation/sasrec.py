@@ -149,7 +149,7 @@ def recommend_next(trained: TrainedSasRec, training: TrainingData, known: Histor
     Args:
         trained: from `train_sasrec`.
         training: the items it was trained for.
-        known: what each user had, oldest first; popularity ranks for a user without a known item.
+        known: what each user had, oldest first; popularity ranks for a user without an item that was trained on.
         k: length of the lists, at most the number of items.
     """
     return _lists(trained.model, training, known, trained.chosen.exclude_seen, k)
@@ -209,7 +209,8 @@ def _lists(
 
 
 def _places(training: TrainingData, history: Sequence[str]) -> list[int]:
-    return [training.position[item] for item in history if item in training.position]
+    """Columns of the items that were trained on; what nobody had yet has an embedding that means nothing."""
+    return [training.trained_position[item] for item in history if item in training.trained_position]
 
 
 def _batches(sequences: Sequence[NDArray[np.int64]], max_history: int, seed: int) -> Iterator[list[NDArray[np.int64]]]:

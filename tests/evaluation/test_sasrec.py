@@ -81,6 +81,14 @@ def test_it_sees_the_most_recent_items_alone(cyclic: TrainedSasRec) -> None:
     assert recommend_next(including, data, long, 5) == recommend_next(including, data, [CYCLES[0][:4]], 5) * 2
 
 
+def test_an_item_that_nobody_had_is_no_history(cyclic: TrainedSasRec) -> None:
+    """It is in the catalogue, and a user of the test part may have it; its embedding was only ever pushed away."""
+    data = TrainingData.from_sequences(ITEMS, [[item for item in cycle if item != "4"] for cycle in CYCLES])
+    including = replace(cyclic, chosen=replace(cyclic.chosen, exclude_seen=False))
+    for history, same in ((["1", "2", "3", "4"], ["1", "2", "3"]), (["4"], [])):
+        assert recommend_next(including, data, [history], 3) == recommend_next(including, data, [same], 3)
+
+
 def test_without_a_known_item_popularity_ranks(cyclic: TrainedSasRec) -> None:
     data = TrainingData.from_sequences(ITEMS, [*CYCLES, ["7"], ["7"], ["2"]])
     assert recommend_next(cyclic, data, [[], ["unknown"]], 2) == [["7", "2"]] * 2

@@ -60,7 +60,7 @@ def test_target_first_then_a_method(project: Path) -> None:
     target = evaluate_target.evaluate_target(make_params())
     method = evaluate.evaluate("sft", make_params())
     assert target["target"]["1"]["recall"] == pytest.approx((1 + 0.5) / 4)
-    assert list(target["baselines"]) == ["popularity", "item_knn", "sasrec"]
+    assert list(target["baselines"])[:3] == ["popularity", "item_knn", "sasrec"]
     assert target["baselines"]["sasrec"]["settings"].keys() == {"updates", "exclude_seen"}
     assert target["baselines"]["popularity"]["2"]["recall"] == 0  # every item is liked once; none is a target
     assert method["reference_sha256"] == target["reference_sha256"]

@@ -6,6 +6,7 @@ import torch
 
 from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.decoding.scored_tree import ScoredTree
+from atspeed_core.models.building import load_base_draft, save_model
 from atspeed_core.models.tokenizer import build_tokenizer
 from atspeed_core.settings import AlignDraft, Architecture
 from atspeed_core.training import alignment
@@ -33,6 +34,18 @@ def data(tmp_path_factory):
 
 def settings(**changes) -> AlignDraft:
     return AlignDraft(architecture=SHAPE, **({"num_updates": 10, "batch_size": 4, "learning_rate": 1e-2} | changes))
+
+
+def test_a_base_model_learns_as_a_draft(data, tmp_path):
+    """A tiny base model with the target's tokens, saved and loaded as one that a user names."""
+    tokenizer = build_tokenizer(data.encoder.catalog.code_tokens)
+    before = make_model(tokenizer, seed=5)
+    save_model(tmp_path / "base", before, tokenizer, instruction="")
+    draft = CodeModel(load_base_draft(str(tmp_path / "base"), tokenizer), data.encoder.code_ids)
+    given = AlignDraft(base_model=str(tmp_path / "base"), num_updates=30, batch_size=4, learning_rate=1e-2)
+    assert torch.equal(draft.model.lm_head.weight, before.lm_head.weight)
+    losses = [value for _, name, value in align(draft, data, "atspeed_s", given).rows if name == "loss"]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
 def new_draft(data) -> CodeModel:
