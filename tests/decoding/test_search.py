@@ -115,10 +115,11 @@ def test_a_tie_ends_as_generate_ends_it(k):
         for weight in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
             weight[first] = weight[first[0]].clone()
     histories = [["0", "3"], ["11"], ["5", "17", "20"]]
-    expected = recommender.generate(histories, k)
+    # Each request alone: among ties generate does not decide the same in a batch, nor on every processor.
+    expected = [recommender.generate([history], k).items[0] for history in histories]
     for verification in ("none", "strict"):
         found = recommender.recommend(histories, k, verification)
-        assert found.items == expected.items
+        assert found.items == expected
         assert min(found.target_calls) > 3  # generate's were counted
 
 
