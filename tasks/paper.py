@@ -7,7 +7,8 @@ what is done: a run that was stopped goes on when it is called again, and a meth
 import os
 import subprocess
 import sys
-from copy import deepcopy
+from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -21,9 +22,10 @@ from atspeed_core.evaluation.results import combine, load_results
 from atspeed_core.files import read_json, replacing, write_json
 from atspeed_core.settings import Method, load_params
 from tasks.nightly.checkout import git
-from tasks.nightly.preset import PRESETS, load_preset
+from tasks.nightly.preset import load_preset, merged
 from tasks.paths import PROCESSED, RESULTS
 from tasks.pipeline import only_run
+from tasks.presets import DATASETS, TARGETS, laid_over, with_presets
 from tasks.processes import end_orphans, end_with, make_above, own_children
 from tasks.report import show, write_text
 from tasks.stage import exit_codes, set_up_logging
@@ -33,11 +35,15 @@ Json = dict[str, Any]
 
 CHECKOUTS = Path("paper")
 TABLES = RESULTS / "paper"
-DATASETS = PRESETS / "datasets"
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
 IDENTIFIERS = "data/raw/atspeed-beauty/beauty.LCRec-1e-3lr.json"
-RELEASED: dict[str, Json] = {  # the identifiers that the paper's authors published; some belong to two or three items
-    "beauty-release": {"build_identifiers": {"method": "file", "file": IDENTIFIERS, "collisions": "allow"}},
+RELEASED: dict[
+    str, Json
+] = {  # as the paper's authors published it: identifiers, of which some belong to several items,
+    "beauty-release": {  # and lists that may hold what the user has had
+        "build_identifiers": {"method": "file", "file": IDENTIFIERS, "collisions": "allow"},
+        "evaluate": {"exclude_history": False},
+    },
 }
 FILES = (("prepare_data", "path"), ("prepare_data", "items_path"), ("build_identifiers", "file"))  # named in params
 WRITTEN_HERE = (":!results", ":!params.yaml", ":!dvc.lock", ":!dvc.yaml")  # what may differ from the commit that is run
@@ -47,7 +53,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    dataset: Annotated[str, typer.Argument(help="A file of presets/datasets/ (python -m tasks.use_dataset).")],
+    dataset: Annotated[str, typer.Argument(help="A file of presets/datasets/ (python -m tasks.use_preset).")],
+    target: Annotated[
+        str | None, typer.Option(help="A file of presets/targets/; default: that of params.yaml.")
+    ] = None,
     method: Annotated[list[str] | None, typer.Option(help="Repeat for more; default: all methods.")] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", "-S", help="section.key=value over the preset; repeat for more.")
@@ -61,13 +70,15 @@ def main(
         methods = known_methods(method or get_args(Method))
         label = f"{dataset}-{name}" if name else dataset
         folder, commit = checked_out(CHECKOUTS / label)
-        changes = changed_params(dataset, setting or [])
-        set_params(folder, changes, methods)
+        presets = [DATASETS / dataset, *([TARGETS / target] if target else [])]
+        changes = changed_params(presets, setting or [])
+        set_params(folder, presets, changes, methods)
         with only_run(folder / ".dvc" / "tmp" / "paper.lock"):
             end_orphans(folder)
             own_children(folder)
             code = reproduce(folder)
-        run = collected(folder, dataset, label, commit, changes, methods)
+        settings = reduce(merged, [*(load_preset(path.name, path.parent).params for path in presets), changes])
+        run = collected(folder, dataset, label, commit, settings, methods)
         write_json(TABLES / f"{label}.json", run.as_json())
         write_text(TABLES / "TABLE.md", paper_markdown(read_runs(TABLES)))
         show(tables(run))
@@ -94,35 +105,36 @@ def checked_out(folder: Path) -> tuple[Path, str]:
     return folder, commit
 
 
-def changed_params(dataset: str, settings: list[str]) -> Json:
-    """The preset's params with `settings` ("section.key=value") laid over them; paths as seen from everywhere.
+def changed_params(presets: Sequence[Path], settings: Sequence[str]) -> Json:
+    """What is laid over the presets (a data set's first): `settings` ("section.key=value"), paths seen from everywhere.
 
     Raises:
         UserError: there is no such preset, or a setting is no assignment.
     """
-    changes: Json = load_preset(dataset, DATASETS).params
-    laid(changes, deepcopy(RELEASED.get(dataset, {})))
+    preset = reduce(merged, [load_preset(path.name, path.parent).params for path in presets])
+    changes = RELEASED.get(presets[0].name, {})
     for text in settings:
         keys, equals, value = text.partition("=")
         if not equals or not all(keys.split(".")):
             raise UserError(f"--set {text}: expected section.key=value, such as align_draft.alpha=0.3")
-        laid(changes, _nested(keys.split("."), yaml.safe_load(value)))
+        changes = merged(changes, _nested(keys.split("."), yaml.safe_load(value)))
+    chosen = merged(preset, changes)
     for section, key in FILES:
-        if changes.get(section, {}).get(key):
-            changes[section][key] = str(Path(changes[section][key]).absolute())
+        if path := chosen.get(section, {}).get(key):
+            changes = merged(changes, {section: {key: str(Path(path).absolute())}})
     return changes
 
 
-def set_params(folder: Path, changes: Json, methods: list[str]) -> None:
+def set_params(folder: Path, presets: Sequence[Path], changes: Json, methods: list[str]) -> None:
     """Write params.yaml and dvc.yaml of a checkout.
 
     Raises:
         UserError: the settings do not fit together.
     """
-    params: Json = yaml.safe_load((folder / PARAMS).read_text(encoding="utf-8"))
-    params["prepare_data"] = {}  # a setting that the preset does not name belongs to another data set
-    with replacing(folder / PARAMS) as temporary:
-        temporary.write_text(yaml.safe_dump(laid(params, changes), sort_keys=False), encoding="utf-8")
+    path = folder / PARAMS
+    text = laid_over(with_presets(path.read_text(encoding="utf-8"), presets), changes)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
         load_params(temporary)
     wire_methods(folder, methods)
 
@@ -134,7 +146,7 @@ def reproduce(folder: Path) -> int:
     return subprocess.run(command, cwd=folder, env={**os.environ, "PATH": path}, check=False).returncode
 
 
-def collected(folder: Path, dataset: str, label: str, commit: str, changes: Json, methods: list[str]) -> PaperRun:
+def collected(folder: Path, dataset: str, label: str, commit: str, settings: Json, methods: list[str]) -> PaperRun:
     """What the stages of a checkout left.
 
     Raises:
@@ -145,23 +157,13 @@ def collected(folder: Path, dataset: str, label: str, commit: str, changes: Json
     facts = {"name": params.prepare_data.dataset, **read_stage_json(folder / PROCESSED / "stats.json", "prepare_data")}
     metrics = combine(facts, results, samples=params.evaluate.bootstrap_samples, seed=params.evaluate.seed)
     failed = [method for method in methods if method not in results.methods]
-    settings = {key: value for key, value in changes.items() if key != "prepare_data"}
-    return PaperRun(label, dataset, commit[:12], settings, metrics, failed)
+    told = {section: own for section, own in settings.items() if section != "prepare_data"}
+    return PaperRun(label, dataset, commit[:12], told, metrics, failed)
 
 
 def read_runs(folder: Path) -> list[PaperRun]:
     """The runs whose figures lie in `folder`, by name."""
     return [PaperRun(**read_json(path)) for path in sorted(folder.glob("*.json"))]
-
-
-def laid(section: Json, changes: Json) -> Json:
-    """`section` with `changes` laid over it, in place."""
-    for key, value in changes.items():
-        if isinstance(value, dict) and isinstance(section.get(key), dict):
-            laid(section[key], value)
-        else:
-            section[key] = value
-    return section
 
 
 def _nested(keys: list[str], value: Any) -> Json:

@@ -1,7 +1,8 @@
 """`python -m tasks.use_preset datasets/beauty targets/qwen`: settings of a data set and of models into params.yaml.
 
-A preset is a file below presets/datasets/ (see tasks/use_dataset.py) or presets/targets/: section finetune_target of
-a target takes the place of the one in params.yaml, of other sections the settings that it names.
+A preset is a file below presets/datasets/ or presets/targets/. Its sections prepare_data and finetune_target take the
+place of those in params.yaml; of other sections it changes the settings that it names. Everything else in params.yaml,
+comments too, stays as it is.
 """
 
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Annotated
 
 import typer
 
+from atspeed_core.data.sources.origins import absent
 from atspeed_core.errors import UserError
-from atspeed_core.settings import load_params
+from atspeed_core.settings import PrepareData, load_params
 from tasks.nightly.preset import PRESETS, load_preset
+from tasks.presets import DATASETS, TARGETS, lay_presets
 from tasks.stage import ParamsPath, exit_codes, set_up_logging
-from tasks.use_dataset import lay_presets, next_step
 
-KINDS = ("datasets", "targets")
+KINDS = (DATASETS.name, TARGETS.name)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -52,6 +54,13 @@ def preset_path(name: str) -> Path:
     if kind not in KINDS or not own or "/" in own:
         raise UserError(f"{name}: no preset; use " + " or ".join(f"{kind}/NAME" for kind in KINDS))
     return PRESETS / kind / own
+
+
+def next_step(settings: PrepareData) -> str:
+    """What to do now: run, or first get the files."""
+    chosen = f"params.yaml: {settings.dataset} (source {settings.source}, {settings.path})"
+    missing = absent(settings)
+    return f"{chosen}\n{missing}; then: make run" if missing else f"{chosen}\nnext: make run"
 
 
 if __name__ == "__main__":

