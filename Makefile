@@ -40,8 +40,10 @@ bench: setup ## Measure decoding side by side, after make run (QUICK=1: three mi
 paper: setup ## Every method on a data set, our table beside the paper's (DATASET=beauty; ARGS=--help: ablations, sweeps)
 	@exec python -m tasks.paper $(DATASET) $(ARGS)
 
-test: setup ## Run the tests
-	@HF_HUB_OFFLINE=1 python -m pytest
+# A file's tests share what takes long to make, so a file goes to one worker; each worker computes with one thread.
+test: setup ## Run the tests (WORKERS=n: how many at a time)
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
+	  python -m pytest --numprocesses $${WORKERS:-auto} --maxprocesses 4 --dist loadfile
 
 test-exactness: setup ## Compare strict lists with those of generate on thousands of random cases
 	@HF_HUB_OFFLINE=1 ATSPEED_EXAMPLES=$${CASES:-500} python -m pytest --timeout 1800 tests/decoding/test_search.py

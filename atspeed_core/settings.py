@@ -346,6 +346,7 @@ class Evaluate(Section):
     Attributes:
         draft_beams: N of the published scheme, nodes drafted a level in every round.
         draft_steps: gamma of the published scheme, levels drafted in every round.
+        published_users: test users of AS by the published scheme; null: all.
         tree_attention: the target scores all drafted beams in one sequence; false: each in a row of its own.
     """
 
@@ -353,6 +354,7 @@ class Evaluate(Section):
     verifications: list[Verification] = ["strict", "relaxed"]
     draft_beams: Positive = 40
     draft_steps: Positive = 3
+    published_users: Positive | None = None
     tree_attention: bool = True
     exclude_history: bool = True
     plan: PlanDecoding = PlanDecoding()

@@ -218,10 +218,11 @@ def lists_at(
 def published_lists_at(
     recommender: Recommends, examples: Sequence[Example], k: int, settings: Evaluate
 ) -> pd.DataFrame:
-    """Lists of all test users by the published scheme, batch by batch."""
+    """Lists of `published_users` test users by the published scheme, batch by batch."""
+    users = choose_users(len(examples), settings.published_users or len(examples), settings.seed)
     return collect_lists(
         lambda histories, _: recommender.search_as_published(histories, k),
-        in_batches([example.history for example in examples], settings.batch_size),
+        in_batches([examples[user].history for user in users], settings.batch_size),
     )
 
 

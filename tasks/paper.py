@@ -4,7 +4,6 @@ A run has a checkout of its own in paper/NAME, so the project's models and resul
 what is done: a run that was stopped goes on when it is called again, and a method that fails leaves the others alone.
 """
 
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from atspeed_core.settings import Method, load_params
 from tasks.nightly.checkout import git
 from tasks.nightly.preset import load_preset, merged
 from tasks.paths import PROCESSED, RESULTS
-from tasks.pipeline import only_run
+from tasks.pipeline import REPRO, only_run, with_this_python
 from tasks.presets import DATASETS, TARGETS, laid_over, with_presets
 from tasks.processes import end_orphans, end_with, make_above, own_children
 from tasks.report import show, write_text
@@ -37,10 +36,10 @@ CHECKOUTS = Path("paper")
 TABLES = RESULTS / "paper"
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
 IDENTIFIERS = "data/raw/atspeed-beauty/beauty.LCRec-1e-3lr.json"
-RELEASED: dict[
-    str, Json
-] = {  # as the paper's authors published it: identifiers, of which some belong to several items,
-    "beauty-release": {  # and lists that may hold what the user has had
+EVERY_USER: Json = {"evaluate": {"published_users": None}}
+# As the authors published it: identifiers, of which some belong to several items; lists that may hold the user's items.
+RELEASED: dict[str, Json] = {
+    "beauty-release": {
         "build_identifiers": {"method": "file", "file": IDENTIFIERS, "collisions": "allow"},
         "evaluate": {"exclude_history": False},
     },
@@ -112,7 +111,7 @@ def changed_params(presets: Sequence[Path], settings: Sequence[str]) -> Json:
         UserError: there is no such preset, or a setting is no assignment.
     """
     preset = reduce(merged, [load_preset(path.name, path.parent).params for path in presets])
-    changes = RELEASED.get(presets[0].name, {})
+    changes = merged(EVERY_USER, RELEASED.get(presets[0].name, {}))
     for text in settings:
         keys, equals, value = text.partition("=")
         if not equals or not all(keys.split(".")):
@@ -141,9 +140,7 @@ def set_params(folder: Path, presets: Sequence[Path], changes: Json, methods: li
 
 def reproduce(folder: Path) -> int:
     """Run what is out of date in a checkout; a stage that fails stops only what needs it. Returns the exit code."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"  # `python` in dvc.yaml
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--keep-going"]
-    return subprocess.run(command, cwd=folder, env={**os.environ, "PATH": path}, check=False).returncode
+    return subprocess.run([*REPRO, "--keep-going"], cwd=folder, env=with_this_python(), check=False).returncode
 
 
 def collected(folder: Path, dataset: str, label: str, commit: str, settings: Json, methods: list[str]) -> PaperRun:

@@ -31,6 +31,7 @@ from tasks.tracking import SENDER, send_or_warn, waiting
 LOCK = Path(".dvc/tmp/make-run.lock")
 WAIT_SECONDS = 10.0  # for a predecessor that was killed to notice and end
 POLL_SECONDS = 0.5
+REPRO = (sys.executable, "-m", "dvc", "--wait-for-lock", "repro")
 
 log = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -58,9 +59,8 @@ def main() -> None:
 def reproduce() -> int:
     """Run `dvc repro`, sending the records of its stages meanwhile; returns its exit code."""
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"  # `python` in dvc.yaml
-    environment = {**os.environ, "PATH": path, RUN_ID: run_id, SENDER: "make run"}
-    with subprocess.Popen([sys.executable, "-m", "dvc", "--wait-for-lock", "repro"], env=environment) as dvc:
+    environment = {**with_this_python(), RUN_ID: run_id, SENDER: "make run"}
+    with subprocess.Popen(REPRO, env=environment) as dvc:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the stage; dvc then says so and ends as well
         answered = True
         while dvc.poll() is None:
@@ -68,6 +68,11 @@ def reproduce() -> int:
             if answered and waiting():
                 answered = send_or_warn() == 0
     return dvc.returncode
+
+
+def with_this_python() -> dict[str, str]:
+    """The environment for `dvc repro`: `python` in dvc.yaml is the one that runs this."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
 
 
 def explain_missing_data() -> None:

@@ -125,7 +125,7 @@ def list_figures(
 
 
 def published_figures(lists: pd.DataFrame, *, samples: int, seed: int) -> dict[str, Any]:
-    """Accepted steps and calls of strict verification by the published scheme, with their 95% intervals.
+    """Accepted steps and calls of strict verification by the published scheme, and of how many users.
 
     This is what the paper's AS is: N beams a level drafted anew in every round, gamma levels a round.
 
@@ -135,7 +135,8 @@ def published_figures(lists: pd.DataFrame, *, samples: int, seed: int) -> dict[s
         seed: of the bootstrap.
     """
     columns = {f"{name}_published": lists[name] for name in ("accepted_steps", "target_calls")}
-    return mean_figures(pd.DataFrame(columns), tuple(columns), samples=samples, seed=seed)
+    means = mean_figures(pd.DataFrame(columns), tuple(columns), samples=samples, seed=seed)
+    return {**means, "published_users": len(lists)}
 
 
 def speed_figures(seconds: Mapping[str, FloatArray], verification: str, *, samples: int, seed: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def ranking_table(metrics: Json) -> Table:
     """Recall and NDCG of the target, of its draws and of the recommenders without a language model."""
     recommenders = {TARGET: metrics[TARGET], **metrics["baselines"]}
     rows = [
-        [name, k, _with_interval(figures, "recall", 4), _with_interval(figures, "ndcg", 4)]
+        [name, k, interval_cell(figures, "recall", 4), interval_cell(figures, "ndcg", 4)]
         for name, by_k in recommenders.items()
         for k, figures in rows_by_k(by_k)
     ]
@@ -45,16 +45,18 @@ def speed_table(metrics: Json) -> Table:
                 rows.append([method, name, *["-"] * (len(columns) - 2)])
                 continue
             rows += [[method, name, k, *_speed_cells(f), _planned(metrics, method, name, k)] for k, f in by_k.items()]
-    timing = metrics["timing"]
+    timing, all_users = metrics["timing"], metrics["num_test_users"]
+    figures = [f for by_name in metrics["methods"].values() for by_k in by_name.values() for f in by_k.values()]
+    published_users = max((f["published_users"] for f in figures if "published_users" in f), default=all_users)
     note = (
         f"WS: time of {metrics['speedup_baseline']}, over the time with the draft; vs generate: the same over "
         f"transformers' generate ({timing['generate_users']} users). Oracle: a drafter that knows the answer and costs "
         "nothing. Times are of what the plan chose for this device, which may be no speculation (none); AS and calls "
         "are the draft's, with the usual quotas. AS published: strict by the paper's scheme, as many beams at every "
-        "level, drafted anew in every round. identical: to generate's lists, those of exact_sampling to the target's "
-        "own draws. "
+        f"level, drafted anew in every round, over {published_users} users. identical: to generate's lists, those of "
+        "exact_sampling to the target's own draws. "
         f"Times: {timing['users']} users x {timing['repetitions']} on {describe_device(metrics['device'])}; "
-        f"the rest: all {metrics['num_test_users']} test users; [95% interval]."
+        f"the rest: all {all_users} test users; [95% interval]."
     )
     return Table("How fast, and the same lists?", note, columns, rows)
 
@@ -86,7 +88,7 @@ def calls_table(metrics: Json) -> Table:
 def comparison_table(metrics: Json) -> Table:
     """Paired differences over the same users."""
     rows = [
-        [pair, figure, k, _with_interval(figures, name, 4)]
+        [pair, figure, k, interval_cell(figures, name, 4)]
         for pair, by_key in metrics["comparisons"].items()
         for label, by_k in _by_verification(by_key)
         for k, figures in by_k.items()
@@ -130,6 +132,12 @@ def markdown(table: Table) -> str:
     return "\n".join(["", f"## {table.title}", "", table.note, "", *("| " + " | ".join(row) + " |" for row in lines)])
 
 
+def interval_cell(figures: Json, name: str, digits: int) -> str:
+    """A figure with its 95% interval."""
+    low, high = figures[f"{name}_interval"]
+    return f"{figures[name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
 def _planned(metrics: Json, method: str, verification: str, k: str) -> str:
     """What the plan says for single requests; only strict and exact_sampling go by it."""
     if verification not in ("strict", "exact_sampling"):
@@ -140,10 +148,10 @@ def _planned(metrics: Json, method: str, verification: str, k: str) -> str:
 def _speed_cells(figures: Json) -> list[str]:
     published = "accepted_steps_published"
     return [
-        _with_interval(figures, "accepted_steps", 2),
-        _with_interval(figures, published, 2) if published in figures else "-",
+        interval_cell(figures, "accepted_steps", 2),
+        interval_cell(figures, published, 2) if published in figures else "-",
         f"{figures['target_calls']:.2f}",
-        _with_interval(figures, "walltime_speedup", 2),
+        interval_cell(figures, "walltime_speedup", 2),
         f"{figures['walltime_speedup_oracle']:.2f}",
         f"{figures['walltime_speedup'] / figures['walltime_speedup_oracle']:.0%}",
         f"{figures['walltime_speedup_vs_generate']:.2f}",
@@ -159,11 +167,6 @@ def _by_verification(by_key: Json) -> Sequence[tuple[str, Json]]:
     if all(key.isdigit() for key in by_key):
         return [("", by_key)]
     return [(f"{verification} ", by_k) for verification, by_k in by_key.items()]
-
-
-def _with_interval(figures: Json, name: str, digits: int) -> str:
-    low, high = figures[f"{name}_interval"]
-    return f"{figures[name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _settings(settings: Json) -> str:

@@ -26,7 +26,12 @@ def make_run(dataset: str = "beauty-release", **changes: Any) -> PaperRun:
         "speedup_baseline": "the target's own beam search",
         "target": {"parameters": 7_200_000, "exclude_history": True, **{k: figures(0) for k in KS}},
         "baselines": {"popularity": {"settings": {}, **{k: figures(0) for k in KS}}},
-        "methods": {"atspeed_s": {"strict": strict, "relaxed": {k: figures(2.0) for k in KS}}},
+        "methods": {
+            "atspeed_s": {"strict": strict, "relaxed": {k: figures(2.0) for k in KS}},
+            "sft": {"strict": {k: figures(2.0, accepted_steps_published=1.5) for k in KS}},
+            "one_shot": {"strict": {k: figures(3.0) for k in KS}},
+        },
+        "calls_by_nodes": {},
     }
     settings = {"align_draft": {"beta": 0}}
     given = {"label": dataset, "dataset": dataset, "commit": "abc123", "settings": settings, "failed": [], **changes}
@@ -34,7 +39,7 @@ def make_run(dataset: str = "beauty-release", **changes: Any) -> PaperRun:
 
 
 def test_each_figure_stands_beside_the_published_one() -> None:
-    accepted, speed, ranking = tables(make_run())
+    accepted, speed, ranking, _ = tables(make_run())
     assert accepted.rows[0][:5] == ["atspeed_s", "strict", "5", "2.05 [1.95, 2.15]", "2.00"]
     assert accepted.rows[1][:5] == ["atspeed_s", "strict", "10", "1.20 [1.10, 1.30]", "1.64"]
     assert accepted.rows[2][4:] == [
@@ -43,6 +48,7 @@ def test_each_figure_stands_beside_the_published_one() -> None:
         "2.00",
         "-",
     ]  # the paper has no relaxed row of it; relaxed lists differ
+    assert accepted.rows[-1][:4] == ["one_shot", "strict", "10", "-"]  # it drafts no rounds
     assert speed.rows[0][3:5] == ["1.50 [1.40, 1.60]", "1.84"]
     assert ranking.rows[1][:4] == ["target", "10", "0.0200 [-0.0800, 0.1200]", "0.0098"]
     assert ranking.rows[3][3] == "-"
@@ -51,7 +57,8 @@ def test_each_figure_stands_beside_the_published_one() -> None:
 def test_it_says_where_we_are_below_and_what_failed() -> None:
     text = paper_markdown([make_run(failed=["seqkd"], label="beauty-release-no-dr")])
     assert "# beauty-release-no-dr" in text
-    assert "in 1 of 2: atspeed_s strict K = 10 (1.20 against 1.64)." in text
+    assert "in 1 of 4: atspeed_s strict K = 10 (1.20 against 1.64)." in text
+    assert "Highest AS of the paper's methods, strict: K = 5 atspeed_s 2.05; K = 10 sft 1.50." in text
     assert "Failed and left out: seqkd." in text
     assert "align_draft {'beta': 0}" in text
     assert "commit abc123" in text
