@@ -141,11 +141,14 @@ class DeepSpeed(Section):
 
     Attributes:
         num_processes: a node; "auto": one a GPU. The number of nodes is the job's (tasks/launch.py).
+        micro_batch_size: windows that a process computes at a time, gradients of a batch being summed up: less memory
+            for the same updates. null: its whole share of the batch.
     """
 
     num_processes: Positive | Literal["auto"] = 1
     zero_stage: Literal[0, 1, 2, 3] = 2
     precision: Literal["float32", "bfloat16"] = "float32"
+    micro_batch_size: Positive | None = None
 
 
 class WarmFinetune(Section):

@@ -38,7 +38,7 @@ from atspeed_core.models.warm_start import build_from
 from atspeed_core.progress import track
 from atspeed_core.settings import Architecture, FinetuneTarget, load_params
 from atspeed_core.training.curves import CURVES_FILE, Curves
-from atspeed_core.training.recommendation_loss import recommendation_loss
+from atspeed_core.training.recommendation_loss import labelled_tokens, recommendation_loss
 from atspeed_core.training.windows import IGNORED, epoch_windows, token_batch
 
 logger = logging.getLogger(__name__)
@@ -179,7 +179,8 @@ def _engine(settings: FinetuneTarget, model: PreTrainedModel | PeftModel, num_st
 def deepspeed_config(settings: FinetuneTarget) -> dict[str, Any]:
     """DeepSpeed's configuration for these settings."""
     return {
-        "train_micro_batch_size_per_gpu": settings.batch_size // dist.get_world_size(),
+        "train_micro_batch_size_per_gpu": math.ceil(_share(settings) / _parts(settings)),
+        "gradient_accumulation_steps": _parts(settings),
         "gradient_clipping": 1.0,
         "bf16": {"enabled": settings.deepspeed.precision == "bfloat16"},
         "zero_optimization": {
@@ -191,6 +192,16 @@ def deepspeed_config(settings: FinetuneTarget) -> dict[str, Any]:
     }
 
 
+def _share(settings: FinetuneTarget) -> int:
+    """Windows of a batch that this process computes."""
+    return settings.batch_size // dist.get_world_size()
+
+
+def _parts(settings: FinetuneTarget) -> int:
+    """In how many parts it computes them."""
+    return math.ceil(_share(settings) / (settings.deepspeed.micro_batch_size or _share(settings)))
+
+
 def _train_epoch(engine: Any, settings: FinetuneTarget, data: FinetuneData, epoch: int) -> float:
     rank, world = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(int(np.random.SeedSequence([settings.seed, epoch, rank]).generate_state(1)[0]))
@@ -200,11 +211,22 @@ def _train_epoch(engine: Any, settings: FinetuneTarget, data: FinetuneData, epoc
     losses = []
     for start in track(starts, f"epoch {epoch}", total=len(starts)):
         mine = windows[start : start + settings.batch_size][rank::world]
-        loss = recommendation_loss(engine, token_batch(mine, data.encoder))
-        engine.backward(loss)
+        losses.append(_update(engine, mine, data.encoder, _parts(settings)))
+    return _mean_over_ranks(torch.stack(losses).sum(), len(losses))
+
+
+def _update(engine: Any, windows: list[NDArray[np.int64]], encoder: PromptEncoder, num_parts: int) -> torch.Tensor:
+    """One update, its windows computed in parts that weigh as many tokens as they have; the loss of all windows."""
+    parts = [windows[number::num_parts] for number in range(num_parts)]
+    batches = [token_batch(part or windows[:1], encoder) for part in parts]  # a last batch may have fewer than parts
+    tokens = [labelled_tokens(batch) if part else 0 for part, batch in zip(parts, batches, strict=True)]
+    losses = []
+    for batch, count in zip(batches, tokens, strict=True):
+        loss = recommendation_loss(engine, batch) * (count / sum(tokens))
+        engine.backward(loss * num_parts)  # DeepSpeed takes the mean over parts
         engine.step()
         losses.append(loss.detach())
-    return _mean_over_ranks(torch.stack(losses).sum(), len(losses))
+    return torch.stack(losses).sum()
 
 
 def _windows(settings: FinetuneTarget, data: FinetuneData, epoch: int) -> list[NDArray[np.int64]]:

@@ -14,6 +14,15 @@ def recommendation_loss(model: nn.Module, batch: TokenBatch) -> Tensor:
     logits = model(
         input_ids=batch.ids.to(device), attention_mask=mask, position_ids=position_ids(mask), use_cache=False
     ).logits
-    labels = batch.labels.to(device)[:, 1:]
+    labels = _labels(batch).to(device)
     kept = labels != IGNORED
     return torch.nn.functional.cross_entropy(logits[:, :-1][kept].float(), labels[kept])
+
+
+def labelled_tokens(batch: TokenBatch) -> int:
+    """Number of tokens that the loss is the mean of."""
+    return int((_labels(batch) != IGNORED).sum())
+
+
+def _labels(batch: TokenBatch) -> Tensor:
+    return batch.labels[:, 1:]

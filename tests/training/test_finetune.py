@@ -127,6 +127,20 @@ def whole_and_killed(folder: Path, settings: dict, *, epochs: int) -> None:
     assert read_curves(folder / "out/whole/curves.csv") == read_curves(folder / "out/killed/curves.csv")
 
 
+def test_a_batch_computed_in_parts_makes_the_same_updates(folder):
+    """Also in an epoch's last batch, which has fewer windows than parts."""
+    settings = {"architecture": {**SCRATCH["architecture"], "dropout": 0.0}, "batch_size": 29, "learning_rate": 1e-3}
+    finish(start(folder, "whole", settings))
+    finish(start(folder, "parts", settings | {"deepspeed": {"micro_batch_size": 4}}))
+    whole, parts = (load_model(folder / "out" / name).state_dict() for name in ("whole", "parts"))
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name], atol=2e-5, rtol=1e-3)
+    curves = [
+        [value for _, _, value in read_curves(folder / f"out/{name}/curves.csv").rows] for name in ("whole", "parts")
+    ]
+    assert curves[1] == pytest.approx(curves[0], abs=1e-4)
+
+
 def test_lora_on_a_base_model_with_two_processes(folder):
     base = save_base(folder / "base", tied=False)
     settings = {"base_model": str(base), "instruction": "the user liked :", "lora": {"rank": 2}, "selection": "loss"}
