@@ -12,7 +12,8 @@ from atspeed_core import Recommender
 from atspeed_core.data.sequences import load_train
 from atspeed_core.errors import UserError
 from atspeed_core.files import digest, replacing
-from atspeed_core.settings import Params
+from atspeed_core.progress import track
+from atspeed_core.settings import CacheTopk, Params
 from atspeed_core.training.topk_cache import Context, choose_contexts, write_index, write_shards
 from tasks.paths import CHECKPOINTS, IDENTIFIERS, PROCESSED, TARGET, TOPK_CACHE
 from tasks.stage import ParamsPath, Run, stage
@@ -36,13 +37,36 @@ def main(params: ParamsPath = Path("params.yaml")) -> None:
             raise UserError(f"cache_topk.top_k = {settings.top_k}: the catalogue has fewer identifiers; lower it")
         sequences = _known_sequences(recommender)
         contexts = choose_contexts([len(s) for s in sequences], settings.contexts_per_user, seed=settings.seed)
-        histories = [sequences[c.user][: c.position] for c in contexts]
+        contexts += rolled_out(recommender, sequences, settings)
+        items = recommender.catalog.items
+        histories = [sequences[c.user][: c.position] + [items[place] for place in c.rollout] for c in contexts]
         _compute(run, recommender, contexts, histories)
         _compare(run, recommender, histories)
 
 
 def _known_sequences(recommender: Recommender) -> list[list[str]]:
     return [recommender.catalog.known_items(items) for items in load_train(PROCESSED).values()]
+
+
+def rolled_out(recommender: Recommender, sequences: Sequence[list[str]], settings: CacheTopk) -> list[Context]:
+    """Contexts after each item that the target drew to follow the users' whole training histories."""
+    users = [user for user, items in enumerate(sequences) if items for _ in range(settings.rollouts_per_user)]
+    histories, drawn = [sequences[user] for user in users], [list[str]() for _ in users]
+    starts = range(0, len(users), settings.batch_size)
+    steps = [(step, start) for step in range(settings.rollout_items) for start in starts]
+    for step, start in track(steps, "carrying training histories on"):
+        batch = range(start, min(start + settings.batch_size, len(users)))
+        asked = [histories[row] + drawn[row] for row in batch]
+        seed = settings.seed + step * len(users) + start
+        for row, items in zip(batch, recommender.recommend(asked, 1, "exact_sampling", seed=seed).items, strict=True):
+            drawn[row] += items
+    places = [recommender.catalog.positions_of(items).tolist() for items in drawn]
+    lengths = range(1, settings.rollout_items + 1)
+    return [
+        Context(user, len(history), tuple(rollout[:length]))
+        for user, history, rollout in zip(users, histories, places, strict=True)
+        for length in lengths
+    ]
 
 
 def _compute(run: Run, recommender: Recommender, contexts: list[Context], histories: Sequence[Sequence[str]]) -> None:

@@ -36,7 +36,7 @@ CHECKOUTS = Path("paper")
 TABLES = RESULTS / "paper"
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
 IDENTIFIERS = "data/raw/atspeed-beauty/beauty.LCRec-1e-3lr.json"
-EVERY_USER: Json = {"evaluate": {"published_users": None}}
+AS_PUBLISHED: Json = {"cache_topk": {"rollouts_per_user": 0}, "evaluate": {"published_users": None}}
 # As the authors published it: identifiers, of which some belong to several items; lists that may hold the user's items.
 RELEASED: dict[str, Json] = {
     "beauty-release": {
@@ -111,7 +111,7 @@ def changed_params(presets: Sequence[Path], settings: Sequence[str]) -> Json:
         UserError: there is no such preset, or a setting is no assignment.
     """
     preset = reduce(merged, [load_preset(path.name, path.parent).params for path in presets])
-    changes = merged(EVERY_USER, RELEASED.get(presets[0].name, {}))
+    changes = merged(AS_PUBLISHED, RELEASED.get(presets[0].name, {}))
     for text in settings:
         keys, equals, value = text.partition("=")
         if not equals or not all(keys.split(".")):

@@ -56,12 +56,19 @@ def laid_over(text: str, changes: dict[str, Any], *, whole: Sequence[str] = ()) 
     yaml.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
     document = yaml.load(text)
     for section in (section for section in whole if section in changes):
-        for gone in [key for key in document[section] if key not in changes[section]]:
-            del document[section][gone]
+        _drop_others(document[section], changes[section])
     _lay(document, changes)
     written = io.StringIO()
     yaml.dump(document, written)
     return written.getvalue()
+
+
+def _drop_others(section: Any, given: dict[str, Any]) -> None:
+    for key in list(section):
+        if key not in given:
+            del section[key]
+        elif isinstance(section[key], dict) and isinstance(given[key], dict):
+            _drop_others(section[key], given[key])
 
 
 def _lay(section: Any, changes: dict[str, Any]) -> None:

@@ -92,14 +92,19 @@ class AlignmentData:
     trie: DeviceTrie
     target: CodeModel
 
+    def history(self, context: Context) -> NDArray[np.int64]:
+        """Items of a context, oldest first, as places in the catalog."""
+        items = self.sequences[context.user][: context.position]
+        return np.concatenate([items, np.array(context.rollout, dtype=np.int64)])
+
     def prompts(self, contexts: Sequence[Context]) -> tuple[Tensor, Tensor]:
         """Left-padded prompts [B, S] of the histories of `contexts`, and their mask [B, S], on the trie's device."""
-        histories = [self.sequences[c.user][: c.position][-self.encoder.max_history :] for c in contexts]
+        histories = [self.history(context)[-self.encoder.max_history :] for context in contexts]
         ids, mask = self.encoder.encode_positions(histories)
         return ids.to(self.trie.device), mask.to(self.trie.device)
 
     def next_leaves(self, contexts: Sequence[Context]) -> Tensor:
-        """[B, 1] the leaf of the item that came next in each of `contexts`."""
+        """[B, 1] the leaf of the item that came next in each of `contexts`, which are observed ones."""
         trie = self.encoder.catalog.trie
         items = np.array([self.sequences[c.user][c.position] for c in contexts])
         leaves = trie.first_leaf + trie.leaf_of_item[items].astype(np.int64)
@@ -119,7 +124,8 @@ def align(
     curves = Curves()
     start = _resume(checkpoint, draft, optimizer, curves)
     windows = _forever(lambda epoch: _epoch(data, settings, epoch), settings.batch_size, start)
-    contexts = _forever(lambda epoch: _permutation(len(data.cache), settings.seed, epoch), settings.batch_size, start)
+    size = data.cache.index.num_observed if needs_next_items(method, settings) else len(data.cache)
+    contexts = _forever(lambda epoch: _permutation(size, settings.seed, epoch), settings.batch_size, start)
     draft.model.train()
     for step in track(range(start, settings.num_updates), f"aligning {method}", total=settings.num_updates - start):
         parts = _losses(draft, data, method, settings, next(windows), next(contexts), step)
@@ -172,6 +178,12 @@ def sequence_source(method: Method, settings: AlignDraft, step: int) -> Sequence
     if method in ("atspeed_s", "atspeed_r"):
         return settings.sequences
     return "top_k" if method == "seqkd" else "ground_truth"
+
+
+def needs_next_items(method: Method, settings: AlignDraft) -> bool:
+    """Whether a method aligns on items that came next, of which a rollout has none."""
+    steps = range(settings.num_updates)
+    return method in ALIGNMENT_LOSSES and any(sequence_source(method, settings, s) == "ground_truth" for s in steps)
 
 
 def aligned_batch(

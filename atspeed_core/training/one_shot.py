@@ -49,8 +49,8 @@ def train_one_shot(
 
 def one_shot_loss(draft: OneShotDraft, data: AlignmentData, cached: CachedBatch) -> Tensor:
     """The distillation loss of one batch of contexts, with gradient."""
-    cuts = [data.sequences[context.user][: context.position] for context in cached.contexts]
-    items = padded_items(cuts, max_history=draft.max_history).to(data.trie.device)
+    histories = [data.history(context) for context in cached.contexts]
+    items = padded_items(histories, max_history=draft.max_history).to(data.trie.device)
     return distillation(draft, draft(items), cached, data.trie)
 
 

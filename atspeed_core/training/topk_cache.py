@@ -1,9 +1,11 @@
 """The top-K sequence cache: for every training context the target's best sequences and the distributions along them.
 
 Alignment reads this instead of running the target (AtSpeed, section 3.2). A context is a training history cut before
-one of its items. Stored per context: the K leaves and scores of the target's beam search, and for each distinct proper
-prefix of those sequences the log-probabilities of its children in the trie (the valid codes) as float16. Which
-prefixes these are, and which codes the values belong to, follows from leaves and trie, so neither is stored.
+one of its items, or a whole one that the target has carried on: a draft is asked about histories that are longer than
+those of training, and one that has only seen these misses more there. Stored per context: the K leaves and scores of
+the target's beam search, and for each distinct proper prefix of those sequences the log-probabilities of its children
+in the trie (the valid codes) as float16. Which prefixes these are, and which codes the values belong to, follows from
+leaves and trie, so neither is stored.
 """
 
 import logging
@@ -30,19 +32,27 @@ from atspeed_core.training.prefix_trees import prefix_tree
 
 logger = logging.getLogger(__name__)
 INDEX = "index.json"
+NO_ITEM = -1
 
 
 @dataclass(frozen=True)
 class Context:
-    """A training user's history before one of the user's items.
+    """A training user's history before one of the user's items, or all of it and what the target drew to follow.
 
     Attributes:
         user: number of the user in the training file.
         position: number of items before the cut, at least 1.
+        rollout: items drawn to follow them, as places in the catalogue.
     """
 
     user: int
     position: int
+    rollout: tuple[int, ...] = ()
+
+    @property
+    def observed(self) -> bool:
+        """Whether it is a user's real history, so that there is an item that came next."""
+        return not self.rollout
 
 
 def choose_contexts(lengths: Sequence[int], per_user: int, *, seed: int) -> list[Context]:
@@ -92,6 +102,7 @@ class CacheIndex:
         top_k: K.
         contexts_per_shard: contexts in every shard but the last.
         num_contexts: contexts in all.
+        num_observed: the first of them, which are real histories; the rest are rollouts.
         num_users: training users among them.
         num_bytes: size of all shards.
     """
@@ -99,6 +110,7 @@ class CacheIndex:
     top_k: int
     contexts_per_shard: int
     num_contexts: int
+    num_observed: int
     num_users: int
     num_bytes: int
 
@@ -127,7 +139,7 @@ def write_shards(
 ) -> CacheIndex:
     """Compute and write every shard that `folder` does not hold yet; `histories` are those of `contexts`.
 
-    A shard is whole or absent, so a killed run goes on where it stopped.
+    Rollouts come last. A shard is whole or absent, so a killed run goes on where it stopped.
     """
     numbers = range(0, len(contexts), contexts_per_shard)
     folder.mkdir(parents=True, exist_ok=True)
@@ -141,7 +153,8 @@ def write_shards(
             save_file(_shard(contexts[span], made), temporary)
     size = sum(path.stat().st_size for path in folder.glob("shard-*"))
     users = len({context.user for context in contexts})
-    return CacheIndex(top_k, contexts_per_shard, len(contexts), users, size)
+    observed = sum(context.observed for context in contexts)
+    return CacheIndex(top_k, contexts_per_shard, len(contexts), observed, users, size)
 
 
 def _batches(
@@ -160,11 +173,18 @@ def _shard(contexts: Sequence[Context], made: Sequence[Sequences]) -> dict[str, 
     return {
         "user": torch.tensor([c.user for c in contexts], dtype=torch.int32),
         "position": torch.tensor([c.position for c in contexts], dtype=torch.int32),
+        "rollout": _padded([c.rollout for c in contexts]),
         "leaves": torch.cat([part.leaves for part in made]).int().cpu(),
         "scores": torch.cat([part.scores for part in made]).cpu(),
         "values": torch.cat([part.values for part in made]).cpu(),
         "offsets": torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)]),
     }
+
+
+def _padded(rollouts: Sequence[Sequence[int]]) -> Tensor:
+    """[contexts, longest] int32; -1 fills up."""
+    longest = max(map(len, rollouts), default=0)
+    return torch.tensor([[*r, *[NO_ITEM] * (longest - len(r))] for r in rollouts], dtype=torch.int32)
 
 
 @dataclass(frozen=True)
@@ -222,7 +242,8 @@ class TopkCache:
         shard = self._shards[row // self.index.contexts_per_shard]
         i = row % self.index.contexts_per_shard
         start, end = shard.get_slice("offsets")[i : i + 2].tolist()
-        context = Context(int(shard.get_slice("user")[i]), int(shard.get_slice("position")[i]))
+        rollout = tuple(item for item in shard.get_slice("rollout")[i].tolist() if item != NO_ITEM)
+        context = Context(int(shard.get_slice("user")[i]), int(shard.get_slice("position")[i]), rollout)
         return context, shard.get_slice("leaves")[i], shard.get_slice("values")[start:end]
 
 

@@ -11,7 +11,7 @@ from atspeed_core.models.tokenizer import build_tokenizer
 from atspeed_core.settings import AlignDraft, Architecture
 from atspeed_core.training import alignment
 from atspeed_core.training.alignment import AlignmentData, align, aligned_batch
-from atspeed_core.training.topk_cache import TopkCache, choose_contexts, write_index, write_shards
+from atspeed_core.training.topk_cache import Context, TopkCache, choose_contexts, write_index, write_shards
 from tests.tiny_models import make_catalog, make_model, make_recommender
 
 CODES = [(a, b, c) for a in range(4) for b in range(3) for c in range(2)]
@@ -24,7 +24,9 @@ def data(tmp_path_factory):
     recommender = make_recommender(make_catalog(CODES), tmp_path_factory.mktemp("models"))
     folder = tmp_path_factory.mktemp("cache")
     contexts = choose_contexts([len(s) for s in SEQUENCES], 3, seed=0)
-    histories = [SEQUENCES[c.user][: c.position] for c in contexts]
+    contexts += [Context(user, len(items), (user, user + 1)) for user, items in enumerate(SEQUENCES)]
+    items = recommender.catalog.items
+    histories = [SEQUENCES[c.user][: c.position] + [items[place] for place in c.rollout] for c in contexts]
     models = (recommender.target, recommender.encoder, recommender.trie)
     index = write_shards(folder, contexts, histories, *models, top_k=4, batch_size=8, contexts_per_shard=16)
     write_index(folder, index)
@@ -48,6 +50,27 @@ def test_a_base_model_learns_as_a_draft(data, tmp_path):
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
+def test_a_rollout_is_asked_about_after_the_whole_history(data):
+    assert data.history(Context(1, len(SEQUENCES[1]), (7, 3))).tolist() == [*map(int, SEQUENCES[1]), 7, 3]
+    ids, mask = data.prompts([Context(1, 2, (7, 3))])
+    expected, _ = data.encoder.encode([[*SEQUENCES[1][:2], "7", "3"]])
+    assert torch.equal(ids, expected)
+    assert mask.all()
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "seen"),
+    [("wordkd", {}, False), ("atspeed_r", {"sequences": "ground_truth"}, False), ("atspeed_s", {}, True)],
+)
+def test_what_aligns_on_items_that_came_next_sees_no_rollout(data, monkeypatch, method, changes, seen):
+    batches, batch = [], TopkCache.batch
+    monkeypatch.setattr(TopkCache, "batch", lambda *args: batches.append(batch(*args)) or batches[-1])
+    align(new_draft(data), data, method, settings(num_updates=20, **changes))
+    contexts = {context for cached in batches for context in cached.contexts}
+    assert any(not context.observed for context in contexts) == seen
+    assert len([context for context in contexts if context.observed]) == data.cache.index.num_observed
+
+
 def new_draft(data) -> CodeModel:
     tokenizer = build_tokenizer(data.encoder.catalog.code_tokens)
     return CodeModel(make_model(tokenizer, seed=5), data.encoder.code_ids)
@@ -67,8 +90,7 @@ def test_distributions_are_those_of_the_models_along_the_same_prefixes(data, own
     draft.model.eval()
     if own_beams:
         with torch.no_grad():
-            leaves = [data.sequences[c.user][: c.position] for c in cached.contexts]
-            tree = ScoredTree(draft, data.trie, *data.encoder.encode_positions(leaves))
+            tree = ScoredTree(draft, data.trie, *data.prompts(cached.contexts))
             found = alignment.beam_search(tree, 4).leaves
         assert not torch.equal(found, cached.leaves)
     finite = aligned.log_p > -torch.inf
@@ -94,9 +116,10 @@ LANGUAGE_MODELS = ("wordkd", "tvdkd", "seqkd", "atspeed_s", "atspeed_r", "prefix
 
 
 @pytest.mark.parametrize("method", LANGUAGE_MODELS)
-def test_training_lowers_the_loss_of_the_method_on_all_contexts(data, method):
+def test_training_lowers_the_loss_of_the_method_on_all_its_contexts(data, method):
     asked = settings(num_updates=60, beta=0.0, alpha=1.0, prefix_containment={"nodes": [2, 4]})
-    everything = data.cache.batch(np.arange(len(data.cache)), data.trie)
+    size = data.cache.index.num_observed if alignment.needs_next_items(method, asked) else len(data.cache)
+    everything = data.cache.batch(np.arange(size), data.trie)
     draft = new_draft(data)
 
     def loss() -> dict[str, float]:

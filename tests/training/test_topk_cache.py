@@ -42,6 +42,24 @@ def test_contexts_are_distinct_cuts_and_hold_every_users_last_item():
     assert choose_contexts([0, 1, 2, 10], 4, seed=0) == contexts
 
 
+def test_a_rollout_is_a_context_with_what_the_target_says_after_it(tmp_path, recommender):
+    observed = choose_contexts([len(s) for s in SEQUENCES], 1, seed=0)
+    rollouts = [Context(2, 5, (3,)), Context(2, 5, (3, 20)), Context(4, 7, (11,))]
+    histories = [SEQUENCES[c.user][: c.position] + [recommender.catalog.items[i] for i in c.rollout] for c in rollouts]
+    before = [SEQUENCES[c.user][: c.position] for c in observed]
+    models = (recommender.target, recommender.encoder, recommender.trie)
+    options = {"top_k": K, "batch_size": 4, "contexts_per_shard": 6}
+    index = write_shards(tmp_path, observed + rollouts, before + histories, *models, **options)
+    write_index(tmp_path, index)
+    cache = TopkCache(tmp_path)
+    assert (len(cache), cache.index.num_observed, cache.index.num_users) == (12, 9, 9)
+    batch = cache.batch(np.array([9, 11, 10, 0]), recommender.trie)
+    assert batch.contexts == [rollouts[0], rollouts[2], rollouts[1], observed[0]]
+    assert [context.observed for context in batch.contexts] == [False, False, False, True]
+    lists = recommender.recommend([histories[0], histories[2], histories[1], before[0]], K, "none")
+    assert [recommender.catalog.items_of_leaves(row) for row in batch.leaves.tolist()] == lists.items
+
+
 @torch.no_grad()
 def test_what_is_read_is_what_the_target_says(tmp_path, recommender):
     contexts = choose_contexts([len(s) for s in SEQUENCES], 2, seed=0)
