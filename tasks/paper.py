@@ -2,6 +2,7 @@
 
 A run has a checkout of its own in paper/NAME, so the project's models and results stay as they are. There DVC keeps
 what is done: a run that was stopped goes on when it is called again, and a method that fails leaves the others alone.
+All runs use the project's DVC cache, so an ablation takes target and cached sequences from the run beside it.
 """
 
 import subprocess
@@ -96,12 +97,20 @@ def checked_out(folder: Path) -> tuple[Path, str]:
     if not (folder / ".git").exists():
         folder.parent.mkdir(exist_ok=True)
         git("clone", "--quiet", "--no-checkout", "--", str(Path.cwd()), str(folder))
+        share_cache(folder)
     lock = (folder / LOCK).read_text(encoding="utf-8") if (folder / LOCK).exists() else None
     git("fetch", "--quiet", "origin", commit, folder=folder)
     git("checkout", "--quiet", "--force", "--detach", commit, folder=folder)
     if lock is not None:
         write_text(folder / LOCK, lock)
     return folder, commit
+
+
+def share_cache(folder: Path) -> None:
+    """Let a checkout use the project's DVC cache: what a run computed from the same inputs is taken from there."""
+    config = folder / ".dvc" / "config.local"
+    config.parent.mkdir(exist_ok=True)
+    write_text(config, f"[cache]\n    dir = {Path('.dvc/cache').absolute()}\n")
 
 
 def changed_params(presets: Sequence[Path], settings: Sequence[str]) -> Json:

@@ -1,6 +1,7 @@
 """A run of the paper's matrix has a checkout of its own: what is run there, and what survives in it."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ FILES = (
     "params.yaml",
     "dvc.yaml",
     "dvc.lock",
+    ".dvc/config",
+    ".dvc/.gitignore",
     "presets/datasets/beauty-release.yaml",
     "presets/targets/smollm2-135m.yaml",
 )
@@ -73,6 +76,15 @@ def test_a_second_call_takes_the_new_commit_and_keeps_what_dvc_knows(project: Pa
     assert second != first
     assert (folder / "dvc.yaml").read_text().endswith("# changed\n")
     assert (folder / "dvc.lock").read_text() == "schema: '2.0'\nstages: {}\n"
+
+
+def test_runs_share_the_projects_dvc_cache(project: Path) -> None:
+    for name in ("beauty-release", "beauty-release-no-dr"):
+        folder, _ = paper.checked_out(Path("paper") / name)
+        told = subprocess.run(
+            [sys.executable, "-m", "dvc", "cache", "dir"], cwd=folder, capture_output=True, text=True, check=True
+        )
+        assert Path(told.stdout.strip()) == project / ".dvc" / "cache"
 
 
 def test_changed_code_is_refused(project: Path) -> None:
