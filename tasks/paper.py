@@ -5,6 +5,7 @@ what is done: a run that was stopped goes on when it is called again, and a meth
 All runs use the project's DVC cache, so an ablation takes target and cached sequences from the run beside it.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -163,8 +164,16 @@ def collected(folder: Path, dataset: str, label: str, commit: str, settings: Jso
     facts = {"name": params.prepare_data.dataset, **read_stage_json(folder / PROCESSED / "stats.json", "prepare_data")}
     metrics = combine(facts, results, samples=params.evaluate.bootstrap_samples, seed=params.evaluate.seed)
     failed = [method for method in methods if method not in results.methods]
-    told = {section: own for section, own in settings.items() if section != "prepare_data"}
-    return PaperRun(label, dataset, commit[:12], told, metrics, failed)
+    return PaperRun(label, dataset, commit[:12], told(settings), metrics, failed)
+
+
+def told(settings: Json) -> Json:
+    """The settings that a table tells of: files as seen from the project, for the machine is no one's concern."""
+    shown = {section: own for section, own in settings.items() if section != "prepare_data"}
+    for section, key in FILES:
+        if path := shown.get(section, {}).get(key):
+            shown[section] = {**shown[section], key: os.path.relpath(path)}
+    return shown
 
 
 def read_runs(folder: Path) -> list[PaperRun]:

@@ -87,6 +87,13 @@ def test_runs_share_the_projects_dvc_cache(project: Path) -> None:
         assert Path(told.stdout.strip()) == project / ".dvc" / "cache"
 
 
+def test_a_table_tells_of_no_folder_of_this_machine(project: Path) -> None:
+    told = paper.told(paper.changed_params(PRESETS, ["align_draft.beta=0"]))
+    assert told["build_identifiers"]["file"] == "data/raw/atspeed-beauty/beauty.LCRec-1e-3lr.json"
+    assert told["align_draft"] == {"beta": 0}
+    assert str(project) not in str(told)
+
+
 def test_changed_code_is_refused(project: Path) -> None:
     (project / ".gitignore").write_text("/paper/\n/more/\n")
     with pytest.raises(UserError, match=r"\.gitignore was changed and not committed"):
