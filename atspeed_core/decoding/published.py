@@ -82,7 +82,12 @@ class UniformDrafter:
 
     def drawn(self, nodes: Tensor) -> Tensor:
         """See `verification.Draft`."""
-        return (nodes.unsqueeze(-1) == self._drafted.unsqueeze(1)).any(-1) & (nodes >= 0)
+        if not self._drafted.shape[1]:
+            return torch.zeros_like(nodes, dtype=torch.bool)
+        # A search in sorted rows: comparing each with each was a sixth of a relaxed search on a CPU.
+        drafted = self._drafted.sort(dim=1).values
+        places = torch.searchsorted(drafted, nodes.to(drafted.dtype).contiguous()).clamp_(max=drafted.shape[1] - 1)
+        return (drafted.gather(1, places) == nodes) & (nodes >= 0)
 
     def scores(self, beams: Beams) -> Tensor:
         """See `verification.Draft`: sums of the draft's own log-probabilities from the root.
