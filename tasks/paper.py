@@ -19,6 +19,7 @@ import yaml
 from atspeed_core.errors import UserError
 from atspeed_core.evaluation.inputs import read_stage_json
 from atspeed_core.evaluation.paper import PaperRun, paper_markdown, tables
+from atspeed_core.evaluation.paper_plot import paper_svg
 from atspeed_core.evaluation.results import combine, load_results
 from atspeed_core.files import read_json, replacing, write_json
 from atspeed_core.settings import Method, load_params
@@ -64,7 +65,7 @@ def main(
     ] = None,
     name: Annotated[str, typer.Option(help="Of an ablation or sweep: its own checkout and section of the table.")] = "",
 ) -> None:
-    """Train and evaluate every method on a data set; write results/paper/NAME.json and TABLE.md."""
+    """Train and evaluate every method on a data set; write results/paper/NAME.json, NAME.svg and TABLE.md."""
     set_up_logging("paper")
     end_with(make_above())
     with exit_codes():
@@ -81,6 +82,7 @@ def main(
         settings = reduce(merged, [*(load_preset(path.name, path.parent).params for path in presets), changes])
         run = collected(folder, dataset, label, commit, settings, methods)
         write_json(TABLES / f"{label}.json", run.as_json())
+        write_text(TABLES / f"{label}.svg", paper_svg(run))
         write_text(TABLES / "TABLE.md", paper_markdown(read_runs(TABLES)))
         show(tables(run))
     sys.exit(code)

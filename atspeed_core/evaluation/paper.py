@@ -1,75 +1,20 @@
-"""The paper's tables (AtSpeed, arXiv 2410.05165, tables 1 to 3) and ours beside them."""
+"""Our tables beside the paper's: a section a run of the matrix, and what its ablations and sweeps change."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from atspeed_core.evaluation.results import rows_by_k
-from atspeed_core.evaluation.tables import Table, calls_table, describe_device, interval_cell, markdown
+from atspeed_core.evaluation import paper_figures
+from atspeed_core.evaluation.paper_figures import published
+from atspeed_core.evaluation.results import TARGET, rows_by_k
+from atspeed_core.evaluation.tables import Table, describe_device, interval_cell, markdown
 
 Json = dict[str, Any]
-Figures = Mapping[int, float]
+ByK = Mapping[str, Json]
+Cell = Callable[[str, str, str, Json], str]  # of method, verification, K and figures
 
-KS = (3, 5, 10, 20)
-OF_THE_PAPER = ("sft", "wordkd", "tvdkd", "seqkd", "dare", "atspeed_s", "atspeed_r")
-PAPER_DEVICE = "a LLaMA-7B on one GPU of 24 GB"
-
-
-@dataclass(frozen=True)
-class Published:
-    """One row of the paper: K -> figure; what is not in the tables at hand is left out.
-
-    Attributes:
-        speedup: WS, walltime speedup over the target's own beam search.
-        accepted: AS, accepted steps.
-    """
-
-    speedup: Figures
-    accepted: Figures
-
-
-def _row(speedup: str, accepted: str) -> Published:
-    """Figures for `KS`, divided by blanks; "-" where the paper's tables at hand have none."""
-    both = [{k: float(v) for k, v in zip(KS, text.split(), strict=True) if v != "-"} for text in (speedup, accepted)]
-    return Published(*both)
-
-
-STRICT: dict[str, dict[str, Published]] = {
-    "beauty": {
-        "dare": _row("1.07 1.06 1.15 1.48", "0.44 0.26 0.05 0.00"),
-        "sft": _row("- 1.43 1.37 1.55", "- 1.32 0.66 0.09"),
-        "wordkd": _row("- 1.58 1.52 1.58", "- 1.60 1.03 0.16"),
-        "tvdkd": _row("- 1.44 1.37 1.57", "- 1.31 0.65 0.09"),
-        "seqkd": _row("- 1.75 1.67 1.68", "- 1.85 1.27 0.30"),
-        "atspeed_s": _row("1.97 1.84 1.87 1.84", "2.20 2.00 1.64 0.57"),
-        "atspeed_r": _row("- 1.70 1.71 1.74", "- 1.82 1.33 0.43"),
-    },
-    "games": {
-        "dare": _row("0.95 0.99 1.13 1.44", "0 0 0 0"),
-        "sft": _row("- 1.43 1.40 1.58", "1.49 1.32 0.91 -"),
-        "seqkd": _row("- 1.60 1.46 1.77", "1.95 1.67 1.05 -"),
-        "atspeed_s": _row("1.77 1.78 1.85 1.76", "2.02 1.96 1.69 0.68"),
-    },
-    "ml-1m": {
-        "sft": _row("1.65 1.35 1.48 1.76", "1.99 1.26 1.14 1.03"),
-        "atspeed_s": _row("1.86 1.79 1.80 1.75", "2.08 2.03 1.98 1.09"),
-    },
-    "goodreads": {
-        "sft": _row("1.83 1.81 2.17 2.46", "2.04 1.98 1.72 1.07"),
-        "atspeed_s": _row("2.25 2.26 2.20 2.48", "2.32 2.18 1.81 1.08"),
-    },
-}
-RELAXED: dict[str, dict[str, Published]] = {
-    "beauty": {"atspeed_r": _row("1.94 1.94 2.16 2.47", "2.19 2.13 2.01 1.77")},
-    "games": {"atspeed_r": _row("1.92 2.00 2.05 2.20", "2.18 2.17 1.98 1.35")},
-    "ml-1m": {"atspeed_r": _row("2.24 2.22 2.14 1.64", "- - - -")},
-    "goodreads": {"atspeed_r": _row("2.45 2.39 1.77 2.36", "- - - -")},
-}
-PUBLISHED = {"strict": STRICT, "relaxed": RELAXED}
-RANKING: dict[str, dict[str, Figures]] = {
-    "beauty": {"recall": {5: 0.0056, 10: 0.0098}, "ndcg": {5: 0.0051, 10: 0.0066}},
-    "games": {"recall": {5: 0.0074, 10: 0.0125}, "ndcg": {5: 0.0065, 10: 0.0083}},
-}
+STRICT = "strict"
+NOTHING = "-"
 
 
 @dataclass(frozen=True)
@@ -77,7 +22,7 @@ class PaperRun:
     """One run of the paper's matrix.
 
     Attributes:
-        label: the data set, and behind it the name of an ablation.
+        label: the data set, and behind it the name of an ablation or of a point of a sweep.
         dataset: a file in presets/datasets/.
         commit: of the code.
         settings: what was changed for the run, by section; the data set's own left out.
@@ -103,86 +48,213 @@ class PaperRun:
 
 
 def paper_markdown(runs: Sequence[PaperRun]) -> str:
-    """The content of results/paper/TABLE.md."""
+    """The content of results/paper/TABLE.md: runs whole, each before its ablations, of which only AS, calls and WS."""
     head = "# The paper's tables, measured here\n\nAtSpeed, arXiv 2410.05165. A run: `make paper DATASET=NAME`."
-    return "\n".join([head, *map(run_markdown, runs)]) + "\n"
-
-
-def tables(run: PaperRun) -> list[Table]:
-    """Acceptance, speed and ranking of one data set, each beside the paper's, and calls at equal node budget."""
-    return [_acceptance(run), _speed(run), _ranking(run), calls_table(run.metrics)]
+    whole = {run.dataset: run for run in runs if run.label == run.dataset}
+    parts = [head]
+    for run in runs:
+        if run.dataset not in whole:
+            parts.append(run_markdown(run))
+        elif run is whole[run.dataset]:
+            parts.append(run_markdown(run))
+            parts += [markdown(table) for table in variant_tables(run, [r for r in runs if r.dataset == run.dataset])]
+    return "\n".join(parts) + "\n"
 
 
 def run_markdown(run: PaperRun) -> str:
-    """The section of one data set."""
+    """The section of one run."""
     metrics = run.metrics
     lines = [
         "",
         f"# {run.label}",
         "",
         f"- Ours: {describe_device(metrics['device'])}; commit {run.commit}; target of "
-        f"{metrics['target']['parameters'] / 1e6:.1f} M parameters; all {metrics['num_test_users']} test users.",
+        f"{metrics[TARGET]['parameters'] / 1e6:.1f} M parameters; all {metrics['num_test_users']} test users.",
         f"- Settings over the project's params: {_settings(run.settings)}.",
-        f"- Published: {PAPER_DEVICE}; AS does not depend on the device, WS does.",
+        f"- Published, in brackets: {paper_figures.DEVICE}; AS does not depend on the device, WS does.",
         *([f"- Failed and left out: {', '.join(run.failed)}."] if run.failed else []),
+        *_identity(run),
         *_below(run),
         *_best(run),
+        "",
+        f"![AS and target calls by K]({run.label}.svg)",
     ]
     return "\n".join([*lines, *(markdown(table) for table in tables(run) if table.rows)])
 
 
-def _acceptance(run: PaperRun) -> Table:
-    rows = []
-    for method, verification, k, figures in _cells(run):
-        name = _accepted(verification)
-        accepted = interval_cell(figures, name, 2) if name in figures else "-"  # not of drafts that know no rounds
-        published = _published(run, method, verification, k, "AS")
-        ours = [f"{figures[each]:.2f}" for each in ("accepted_steps", "target_calls")]
-        rows.append([method, verification, k, accepted, published, *ours, _identical(figures, verification)])
-    note = (
-        "AS: drafted steps accepted a request by the paper's scheme (N beams a level, drafted in rounds), ours [95% "
-        "interval] beside the published. AS and calls of our scheme: quotas by level, repair instead of a new draft."
+def tables(run: PaperRun) -> list[Table]:
+    """Acceptance, calls, speed and ranking of one run, a row a method and a column a K, each beside the paper's."""
+    verifications = list(dict.fromkeys(name for by_name in run.metrics["methods"].values() for name in by_name))
+    return [
+        *(_by_method(f"Accepted steps, {v}", _AS_NOTE, run, v, _accepted_cell(run)) for v in verifications),
+        _by_method("Target calls a request, strict by our scheme", _CALLS_NOTE, run, STRICT, _calls_cell),
+        *(_by_method(f"Walltime speedup, {v}", _ws_note(run), run, v, _speed_cell(run)) for v in verifications),
+        *(_by_method(f"Oracle and generate, {v}", _SHARE_NOTE, run, v, _share_cell) for v in verifications),
+        _ranking(run, "recall", "Recall"),
+        _ranking(run, "ndcg", "NDCG"),
+        _calls_against_nodes(run),
+    ]
+
+
+_AS_NOTE = (
+    "AS: drafted steps accepted a request by the paper's scheme (N beams a level, drafted in rounds), [95% interval], "
+    "(published). No figure: a draft that knows no rounds."
+)
+_CALLS_NOTE = "Quotas by level, repair instead of a new draft; without speculation a request takes as many as levels."
+
+
+_SHARE_NOTE = (
+    "WS in percent of the oracle's, the most that any draft could reach on this device; and how many times faster than "
+    "transformers' generate with the same trie."
+)
+
+
+def _ws_note(run: PaperRun) -> str:
+    return (
+        f"WS at batch 1: time of {run.metrics['speedup_baseline']}, over the time with the draft, [95% interval], "
+        "(published, of another device and model)."
     )
-    columns = ["method", "verification", "K", "AS", "AS published", "AS, our scheme", "calls", "identical"]
-    return Table("Accepted steps", note, columns, rows)
 
 
-def _speed(run: PaperRun) -> Table:
+def variant_tables(base: PaperRun, runs: Sequence[PaperRun]) -> list[Table]:
+    """AS, calls and WS of a run and of its ablations and sweeps (`runs`, it among them), only methods of these."""
+    variants = [run for run in runs if run is not base]
+    methods = {method for run in variants for method in run.metrics["methods"]}
+    shown = [(run, method) for method in base.metrics["methods"] if method in methods for run in [base, *variants]]
+    shown = [(run, method) for run, method in shown if method in run.metrics["methods"]]
+    found = []
+    for verification in dict.fromkeys(v for run, method in shown for v in run.metrics["methods"][method]):
+        for title, name in (("AS", accepted_name(verification)), ("calls", "target_calls"), ("WS", "walltime_speedup")):
+            rows = [
+                (method, run, by_k)
+                for run, method in shown
+                if (by_k := run.metrics["methods"][method].get(verification)) and name in next(iter(by_k.values()))
+            ]
+            ks = _ks(by_k for _, _, by_k in rows)
+            cells = [
+                [method, *_told(run, base), *(_figure(by_k.get(k, {}), name) for k in ks)] for method, run, by_k in rows
+            ]
+            if cells and not (title == "calls" and verification != STRICT):  # there AS tells the same
+                columns = ["method", "run", "set otherwise", "commit", *(f"K = {k}" for k in ks)]
+                found.append(Table(f"Ablations and sweeps: {title}, {verification}", _VARIANTS_NOTE, columns, cells))
+    return found
+
+
+_VARIANTS_NOTE = "As above, [95% interval]; all test users, the same target unless its settings are among those named."
+
+
+def _told(run: PaperRun, base: PaperRun) -> list[str]:
+    name = run.label.removeprefix(run.dataset).removeprefix("-") or "(whole)"
+    other = {path: value for path, value in _leaves(run.settings) if dict(_leaves(base.settings)).get(path) != value}
+    return [name, ", ".join(f"{path} = {value}" for path, value in other.items()) or NOTHING, run.commit]
+
+
+def _leaves(settings: Json, path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        name = f"{path}.{key}".removeprefix(".")
+        yield from _leaves(value, name) if isinstance(value, dict) else [(name, value)]
+
+
+def _figure(figures: Json, name: str) -> str:
+    if name not in figures:
+        return NOTHING
+    return interval_cell(figures, name, 2) if f"{name}_interval" in figures else f"{figures[name]:.2f}"
+
+
+def _by_method(title: str, note: str, run: PaperRun, verification: str, cell: Cell) -> Table:
+    """A row a method, a column a K."""
+    lines = {
+        method: by_name[verification] for method, by_name in run.metrics["methods"].items() if verification in by_name
+    }
+    ks = _ks(lines.values())
+    rows = [[method, *(cell(method, verification, k, by_k[k]) for k in ks)] for method, by_k in lines.items()]
+    return Table(title, note, ["method", *(f"K = {k}" for k in ks)], rows)
+
+
+def _accepted_cell(run: PaperRun) -> Cell:
+    return lambda method, verification, k, figures: (
+        _figure(figures, accepted_name(verification))
+        + _beside(published(verification, run.published_as, method, int(k), "AS"), 2)
+    )
+
+
+def _calls_cell(method: str, verification: str, k: str, figures: Json) -> str:
+    return f"{figures['target_calls']:.2f}"
+
+
+def _speed_cell(run: PaperRun) -> Cell:
+    return lambda method, verification, k, figures: (
+        _figure(figures, "walltime_speedup")
+        + _beside(published(verification, run.published_as, method, int(k), "WS"), 2)
+    )
+
+
+def _share_cell(method: str, verification: str, k: str, figures: Json) -> str:
+    if "walltime_speedup" not in figures:
+        return NOTHING
+    share = figures["walltime_speedup"] / figures["walltime_speedup_oracle"]
+    return f"{share:.0%}, {figures['walltime_speedup_vs_generate']:.1f} x"
+
+
+def _ranking(run: PaperRun, figure: str, label: str) -> Table:
+    """The target, other recommenders, and the lists of every verification that are not the target's own."""
+    metrics = run.metrics
+    known = paper_figures.RANKING.get(run.published_as, {}).get(figure, {})
+    lines = {name: dict(rows_by_k(by_k)) for name, by_k in {TARGET: metrics[TARGET], **metrics["baselines"]}.items()}
+    for method, by_name in metrics["methods"].items():
+        lines |= {f"{method}, {name}": by_k for name, by_k in by_name.items() if name != STRICT}
+    ks = _ks(lines.values())
     rows = [
         [
-            *(method, verification, k, interval_cell(figures, "walltime_speedup", 2)),
-            _published(run, method, verification, k, "WS"),
-            *(f"{figures[f'walltime_speedup_{other}']:.2f}" for other in ("oracle", "vs_generate")),
+            name,
+            *(
+                interval_cell(by_k[k], figure, 4) + _beside(known.get(int(k)) if name == TARGET else None, 4)
+                for k in ks
+            ),
         ]
-        for method, verification, k, figures in _cells(run)
-        if "walltime_speedup" in figures
+        for name, by_k in lines.items()
     ]
     note = (
-        f"WS at batch 1: time of {run.metrics['speedup_baseline']}, over the time with the draft. Oracle: the most "
-        "that any draft could reach on this device. The published ones are of another device and model."
+        "[95% interval], (published). The lists of strict verification are the target's own, those of relaxed and "
+        "exact_sampling are drawn. What the target draws by itself: target_sampling without replacement, as "
+        "exact_sampling does; target_sampling_published level by level, as relaxed does, which keeps the best of what "
+        "it accepts and so comes nearer to the target's best lists (docs/methods.md)."
     )
-    columns = ["method", "verification", "K", "WS", "WS published", "oracle", "vs generate"]
-    return Table("Walltime speedup", note, columns, rows)
+    return Table(label, note, ["lists", *(f"K = {k}" for k in ks)], rows)
 
 
-def _ranking(run: PaperRun) -> Table:
-    published = RANKING.get(run.published_as, {})
-    recommenders = {"target": run.metrics["target"], **run.metrics["baselines"]}
-    rows = [
-        [name, k]
-        + [
-            cell
-            for figure in ("recall", "ndcg")
-            for cell in (
-                interval_cell(figures, figure, 4),
-                _number(published.get(figure, {}).get(int(k)) if name == "target" else None, 4),
-            )
-        ]
-        for name, by_k in recommenders.items()
-        for k, figures in rows_by_k(by_k)
+def _calls_against_nodes(run: PaperRun) -> Table:
+    found = run.metrics["calls_by_nodes"]
+    budgets = sorted({row["drafted_nodes"] for rows in found.values() for row in rows})
+    users = max((row["users"] for rows in found.values() for row in rows), default=0)
+    rows = []
+    for k in sorted({row["k"] for rows_of in found.values() for row in rows_of}):
+        for method, rows_of in found.items():
+            by_nodes = {row["drafted_nodes"]: row for row in rows_of if row["k"] == k}
+            cells = [_calls_of(by_nodes[nodes]) if nodes in by_nodes else NOTHING for nodes in budgets]
+            rows.append([str(k), method, *cells])
+    note = (
+        f"Target calls of strict lists of {users} test users where every request drafts so many nodes, spread over the "
+        "levels as was best for validation users; in brackets the nodes scored in all, mean and 95th percentile."
+    )
+    return Table("Calls at equal node budget", note, ["K", "method", *(f"{n} drafted" for n in budgets)], rows)
+
+
+def _calls_of(row: Json) -> str:
+    return f"{row['target_calls']:.2f} ({row['target_nodes']:.0f}, {row['target_nodes_p95']:.0f})"
+
+
+def _identity(run: PaperRun) -> list[str]:
+    """How many lists are the target's, and where one is not."""
+    shares = [
+        (f"{method} {verification} K = {k}: {figures['identical_lists']:.5f}", figures["identical_lists"])
+        for method, verification, k, figures in _cells(run)
+        if verification != "relaxed"
     ]
-    columns = ["recommender", "K", "Recall", "published", "NDCG", "published"]
-    return Table("Ranking", "The lists of strict verification are the target's own.", columns, rows)
+    other = [text for text, share in shares if share < 1]
+    where = "; but not all of " + "; ".join(other) if other else ""
+    whole = f"{len(shares) - len(other)} of {len(shares)}"
+    return [f"- Strict lists are those of transformers' generate, every one, in {whole} cells{where}."]
 
 
 def _below(run: PaperRun) -> list[str]:
@@ -190,8 +262,8 @@ def _below(run: PaperRun) -> list[str]:
     compared = [
         (f"{method} {verification} K = {k} ({figures[name]:.2f} against {wanted:.2f})", figures, name, wanted)
         for method, verification, k, figures in _cells(run)
-        for name in (_accepted(verification),)
-        if name in figures and (wanted := _wanted(run, method, verification, int(k), "AS")) is not None
+        for name in (accepted_name(verification),)
+        if name in figures and (wanted := published(verification, run.published_as, method, int(k), "AS")) is not None
     ]
     if not compared:
         return []
@@ -204,7 +276,7 @@ def _best(run: PaperRun) -> list[str]:
     """Which of the paper's methods has the highest AS, by verification and K."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for method, verification, k, figures in _cells(run):
-        if method in OF_THE_PAPER and (name := _accepted(verification)) in figures:
+        if method in paper_figures.METHODS and (name := accepted_name(verification)) in figures:
             found.setdefault(verification, {}).setdefault(k, {})[method] = figures[name]
     return [
         f"- Highest AS of the paper's methods, {verification}: "
@@ -214,9 +286,9 @@ def _best(run: PaperRun) -> list[str]:
     ]
 
 
-def _accepted(verification: str) -> str:
+def accepted_name(verification: str) -> str:
     """The figure that is the paper's AS: strict drafts in rounds there, as relaxed does here too."""
-    return "accepted_steps_published" if verification == "strict" else "accepted_steps"
+    return "accepted_steps_published" if verification == STRICT else "accepted_steps"
 
 
 def _cells(run: PaperRun) -> Iterator[tuple[str, str, str, Json]]:
@@ -226,21 +298,12 @@ def _cells(run: PaperRun) -> Iterator[tuple[str, str, str, Json]]:
                 yield method, verification, k, figures
 
 
-def _wanted(run: PaperRun, method: str, verification: str, k: int, figure: str) -> float | None:
-    row = PUBLISHED.get(verification, {}).get(run.published_as, {}).get(method)
-    return (row.accepted if figure == "AS" else row.speedup).get(k) if row else None
+def _ks(lines: Iterable[ByK]) -> list[str]:
+    return sorted({k for by_k in lines for k in by_k}, key=int)
 
 
-def _published(run: PaperRun, method: str, verification: str, k: str, figure: str) -> str:
-    return _number(_wanted(run, method, verification, int(k), figure), 2)
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _identical(figures: Json, verification: str) -> str:
-    return f"{figures['identical_lists']:.4f}" if verification != "relaxed" else "-"
+def _beside(figure: float | None, digits: int) -> str:
+    return "" if figure is None else f" ({figure:.{digits}f})"
 
 
 def _settings(settings: Json) -> str:

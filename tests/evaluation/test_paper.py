@@ -1,8 +1,11 @@
-"""The table that stands beside the paper's: what is compared, and what is said where we are below."""
+"""The tables that stand beside the paper's: what is compared, and what is said where we are below."""
 
 from typing import Any
+from xml.etree import ElementTree
 
-from atspeed_core.evaluation.paper import PaperRun, paper_markdown, tables
+from atspeed_core.evaluation.paper import PaperRun, paper_markdown, tables, variant_tables
+from atspeed_core.evaluation.paper_plot import paper_svg
+from atspeed_core.evaluation.tables import Table
 
 KS = ("5", "10")
 
@@ -27,44 +30,116 @@ def make_run(dataset: str = "beauty-release", **changes: Any) -> PaperRun:
         "target": {"parameters": 7_200_000, "exclude_history": True, **{k: figures(0) for k in KS}},
         "baselines": {"popularity": {"settings": {}, **{k: figures(0) for k in KS}}},
         "methods": {
-            "atspeed_s": {"strict": strict, "relaxed": {k: figures(2.0) for k in KS}},
+            "atspeed_s": {"strict": strict, "relaxed": {k: figures(2.0, recall=0.03) for k in KS}},
             "sft": {"strict": {k: figures(2.0, accepted_steps_published=1.5) for k in KS}},
             "one_shot": {"strict": {k: figures(3.0) for k in KS}},
         },
-        "calls_by_nodes": {},
+        "calls_by_nodes": {
+            "sft": [
+                {
+                    "k": 10,
+                    "drafted_nodes": n,
+                    "target_calls": 2.5,
+                    "target_nodes": 140,
+                    "target_nodes_p95": 200,
+                    "users": 9,
+                }
+                for n in (128, 256)
+            ],
+            "one_shot": [
+                {
+                    "k": 10,
+                    "drafted_nodes": 128,
+                    "target_calls": 1.5,
+                    "target_nodes": 130,
+                    "target_nodes_p95": 150,
+                    "users": 9,
+                }
+            ],
+        },
     }
     settings = {"align_draft": {"beta": 0}}
     given = {"label": dataset, "dataset": dataset, "commit": "abc123", "settings": settings, "failed": [], **changes}
     return PaperRun(metrics=metrics, **given)
 
 
+def by_title(found: list[Table]) -> dict[str, Table]:
+    return {table.title: table for table in found}
+
+
 def test_each_figure_stands_beside_the_published_one() -> None:
-    accepted, speed, ranking, _ = tables(make_run())
-    assert accepted.rows[0][:5] == ["atspeed_s", "strict", "5", "2.05 [1.95, 2.15]", "2.00"]
-    assert accepted.rows[1][:5] == ["atspeed_s", "strict", "10", "1.20 [1.10, 1.30]", "1.64"]
-    assert accepted.rows[2][4:] == [
-        "-",
-        "2.00",
-        "2.00",
-        "-",
-    ]  # the paper has no relaxed row of it; relaxed lists differ
-    assert accepted.rows[-1][:4] == ["one_shot", "strict", "10", "-"]  # it drafts no rounds
-    assert speed.rows[0][3:5] == ["1.50 [1.40, 1.60]", "1.84"]
-    assert ranking.rows[1][:4] == ["target", "10", "0.0200 [-0.0800, 0.1200]", "0.0098"]
-    assert ranking.rows[3][3] == "-"
+    found = by_title(tables(make_run()))
+    strict, relaxed = found["Accepted steps, strict"], found["Accepted steps, relaxed"]
+    assert strict.columns == ["method", "K = 5", "K = 10"]
+    assert strict.rows[0] == ["atspeed_s", "2.05 [1.95, 2.15] (2.00)", "1.20 [1.10, 1.30] (1.64)"]
+    assert strict.rows[2] == ["one_shot", "-", "-"]  # it drafts no rounds
+    assert relaxed.rows == [["atspeed_s", "2.00 [1.90, 2.10]", "2.00 [1.90, 2.10]"]]  # the paper has no such row
+    assert found["Target calls a request, strict by our scheme"].rows[0] == ["atspeed_s", "1.20", "1.30"]
+    assert found["Walltime speedup, strict"].rows[0][1] == "1.50 [1.40, 1.60] (1.84)"
+    assert found["Oracle and generate, strict"].rows[0][1] == "75%, 3.0 x"
+    recall = {row[0]: row[1:] for row in found["Recall"].rows}
+    assert recall["target"][1] == "0.0200 [-0.0800, 0.1200] (0.0098)"
+    assert recall["popularity"][1] == "0.0200 [-0.0800, 0.1200]"
+    assert recall["atspeed_s, relaxed"][1] == "0.0300 [-0.0700, 0.1300]"  # drawn lists, beside the target's own draws
+    assert "sft, strict" not in recall  # those are the target's
+
+
+def test_calls_stand_beside_each_other_at_equal_node_budget() -> None:
+    table = by_title(tables(make_run()))["Calls at equal node budget"]
+    assert table.columns == ["K", "method", "128 drafted", "256 drafted"]
+    assert table.rows == [
+        ["10", "sft", "2.50 (140, 200)", "2.50 (140, 200)"],
+        ["10", "one_shot", "1.50 (130, 150)", "-"],
+    ]
 
 
 def test_it_says_where_we_are_below_and_what_failed() -> None:
-    text = paper_markdown([make_run(failed=["seqkd"], label="beauty-release-no-dr")])
-    assert "# beauty-release-no-dr" in text
+    text = paper_markdown([make_run(failed=["seqkd"])])
+    assert "# beauty-release" in text
     assert "in 1 of 4: atspeed_s strict K = 10 (1.20 against 1.64)." in text
     assert "Highest AS of the paper's methods, strict: K = 5 atspeed_s 2.05; K = 10 sft 1.50." in text
     assert "Failed and left out: seqkd." in text
     assert "align_draft {'beta': 0}" in text
     assert "commit abc123" in text
+    assert "![AS and target calls by K](beauty-release.svg)" in text
+
+
+def test_it_says_which_lists_are_not_the_targets() -> None:
+    run = make_run()
+    assert "every one, in 6 of 6 cells." in paper_markdown([run])
+    run.metrics["methods"]["sft"]["strict"]["10"]["identical_lists"] = 0.99972
+    assert "every one, in 5 of 6 cells; but not all of sft strict K = 10: 0.99972." in paper_markdown([run])
+
+
+def test_ablations_stand_below_their_run_and_name_what_they_change() -> None:
+    base = make_run(settings={"align_draft": {"beta": 0.2}, "evaluate": {"ks": [5, 10]}})
+    changed = {"align_draft": {"beta": 0.0}, "evaluate": {"ks": [5, 10]}}
+    ablation = make_run(label="beauty-release-no-dr", commit="def456", settings=changed)
+    del ablation.metrics["methods"]["sft"], ablation.metrics["methods"]["one_shot"]
+    ablation.metrics["methods"]["atspeed_s"]["strict"]["5"] = figures(2.6, accepted_steps_published=1.9)
+    found = by_title(variant_tables(base, [base, ablation]))
+    assert found["Ablations and sweeps: AS, strict"].rows == [
+        ["atspeed_s", "(whole)", "-", "abc123", "2.05 [1.95, 2.15]", "1.20 [1.10, 1.30]"],
+        ["atspeed_s", "no-dr", "align_draft.beta = 0.0", "def456", "1.90 [1.80, 2.00]", "1.20 [1.10, 1.30]"],
+    ]
+    assert [row[-2] for row in found["Ablations and sweeps: calls, strict"].rows] == ["1.20", "1.40"]
+    assert "Ablations and sweeps: AS, relaxed" in found
+    text = paper_markdown([base, ablation])
+    assert text.count("\n# ") == 1  # the ablation has no section of its own
+    assert "Ablations" not in paper_markdown([base])
+    assert "\n# beauty-release-no-dr" in paper_markdown([ablation])  # but where its run is missing
 
 
 def test_a_data_set_that_the_paper_does_not_have_is_compared_with_nothing() -> None:
     run = make_run("steam")
-    assert {row[4] for table in tables(run)[:2] for row in table.rows} == {"-"}
+    cells = [cell for table in tables(run)[:5] for row in table.rows for cell in row]
+    assert not any("(" in cell for cell in cells)
     assert "AS below" not in paper_markdown([run])
+
+
+def test_the_picture_has_a_line_a_method_and_the_published_beside_them() -> None:
+    text = paper_svg(make_run())
+    assert ElementTree.fromstring(text).tag.endswith("svg")
+    for label in ("atspeed_s", "sft", "one_shot", "atspeed_s, published"):
+        assert f"<!-- {label} -->" in text
+    assert "<!-- one_shot, published -->" not in text
