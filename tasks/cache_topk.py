@@ -36,7 +36,7 @@ def main(params: ParamsPath = Path("params.yaml")) -> None:
         if settings.top_k > recommender.catalog.trie.num_leaves:
             raise UserError(f"cache_topk.top_k = {settings.top_k}: the catalogue has fewer identifiers; lower it")
         sequences = _known_sequences(recommender)
-        contexts = choose_contexts([len(s) for s in sequences], settings.contexts_per_user, seed=settings.seed)
+        contexts = observed(sequences, settings)
         contexts += rolled_out(recommender, sequences, settings)
         items = recommender.catalog.items
         histories = [sequences[c.user][: c.position] + [items[place] for place in c.rollout] for c in contexts]
@@ -46,6 +46,21 @@ def main(params: ParamsPath = Path("params.yaml")) -> None:
 
 def _known_sequences(recommender: Recommender) -> list[list[str]]:
     return [recommender.catalog.known_items(items) for items in load_train(PROCESSED).values()]
+
+
+def observed(sequences: Sequence[list[str]], settings: CacheTopk) -> list[Context]:
+    """Contexts that have an item that came next.
+
+    Raises:
+        UserError: there is none, so no draft could be aligned.
+    """
+    contexts = choose_contexts([len(s) for s in sequences], settings.contexts_per_user, seed=settings.seed)
+    if not contexts:
+        raise UserError(
+            f"{PROCESSED / 'train.parquet'}: no user has two known items, so there is nothing to align a draft on; "
+            "let prepare_data (k_core, rating_threshold, sample) keep more"
+        )
+    return contexts
 
 
 def rolled_out(recommender: Recommender, sequences: Sequence[list[str]], settings: CacheTopk) -> list[Context]:

@@ -8,8 +8,9 @@ import torch
 from scipy.stats import chisquare
 
 from atspeed_core.decoding.scored_tree import ScoredTree
+from atspeed_core.errors import UserError
 from atspeed_core.settings import CacheTopk
-from tasks.cache_topk import rolled_out
+from tasks.cache_topk import observed, rolled_out
 from tests.decoding.test_search import leaf_law
 from tests.tiny_models import make_catalog, make_recommender
 
@@ -20,6 +21,12 @@ SEQUENCES = [["0", "3"], [], ["5"], ["1", "2", "4"]]
 @pytest.fixture(scope="module")
 def recommender(tmp_path_factory):
     return make_recommender(make_catalog(CODES), tmp_path_factory.mktemp("models"))
+
+
+def test_users_without_an_item_that_came_next_are_a_readable_mistake():
+    assert [(c.user, c.position) for c in observed(SEQUENCES[:3], CacheTopk())] == [(0, 1)]
+    with pytest.raises(UserError, match=r"train\.parquet: no user has two known items.*prepare_data"):
+        observed([["0"], [], ["5"]], CacheTopk())
 
 
 def test_every_training_history_is_carried_on(recommender):
