@@ -37,10 +37,12 @@ from atspeed_core.decoding.verification import Relaxed, Strict
 from atspeed_core.errors import UserError
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.identifiers.trie import IntArray
+from atspeed_core.models import one_shot, retrieval
 from atspeed_core.models.building import load_model, load_prompt_encoder
-from atspeed_core.models.one_shot import is_one_shot, load_one_shot, padded_items
+from atspeed_core.models.draft_folder import drafter_of
+from atspeed_core.models.one_shot import load_one_shot, padded_items
 from atspeed_core.models.prompts import PromptEncoder
-from atspeed_core.models.retrieval import RetrievalDraft, is_retrieval, load_retrieval
+from atspeed_core.models.retrieval import RetrievalDraft, load_retrieval
 
 # One forward pass over a tree and a pass a level sum in different order; in float32 that moves scores by some 1e-6.
 NEAR_TIE = 1e-5
@@ -579,9 +581,10 @@ def _code_model(folder: str | Path, encoder: PromptEncoder, device: torch.device
 
 
 def _load_draft(folder: str | Path, encoder: PromptEncoder, device: torch.device, dtype: torch.dtype) -> Draft:
-    if is_retrieval(folder):
+    kind = drafter_of(folder)
+    if kind == retrieval.KIND:
         return load_retrieval(folder)
-    if is_one_shot(folder):
+    if kind == one_shot.KIND:
         return load_one_shot(folder, encoder.catalog, device=device)
     if load_prompt_encoder(folder, encoder.catalog, max_history=encoder.max_history).prefix != encoder.prefix:
         raise UserError(f"{folder}: the draft's prompt differs from the target's; train it from this target")

@@ -26,13 +26,14 @@ from torch.nn import functional
 from atspeed_core.errors import UserError
 from atspeed_core.files import read_json, replacing
 from atspeed_core.identifiers.catalog import Catalog
+from atspeed_core.models.draft_folder import CONFIG, drafter_of
 from atspeed_core.settings import OneShot
 
 KIND = "one_shot"
 FORMAT = 2  # of the weights' meaning; 1: softmax over the deepest drafted level
 PADDING = -1
 MAX_PREFIXES = 1 << 17  # of a depth whose prefixes are units
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+WEIGHTS = "model.safetensors"
 
 
 class Scores(NamedTuple):
@@ -310,15 +311,6 @@ def _group(name: str) -> str:
     return name.rpartition("_")[0]
 
 
-def is_one_shot(folder: str | Path) -> bool:
-    """Whether `folder` holds a one-shot draft (and not a language model)."""
-    try:
-        config = read_json(Path(folder) / CONFIG)
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and config.get("drafter") == KIND
-
-
 def shape_difference(folder: str | Path, shape: OneShot, *, max_history: int) -> str:
     """In what the draft in `folder` differs from `shape`; empty where it does not.
 
@@ -370,7 +362,7 @@ def _shape(shape: OneShot, max_history: int) -> dict[str, int]:
 
 
 def _config(folder: str | Path) -> dict[str, Any]:
-    if not is_one_shot(folder):
+    if drafter_of(folder) != KIND:
         raise UserError(f"{folder}: no one-shot draft there; run align_draft with method one_shot")
     config: dict[str, Any] = read_json(Path(folder) / CONFIG)
     return config

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from atspeed_core.errors import UserError
 from atspeed_core.files import read_json, replacing, write_json
+from atspeed_core.models.draft_folder import CONFIG, drafter_of
 
 KIND = "dare"
-CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,6 @@ class RetrievalDraft:
     """
 
     seed: int
-
-
-def is_retrieval(folder: str | Path) -> bool:
-    """Whether `folder` holds a retrieval draft."""
-    try:
-        config = read_json(Path(folder) / CONFIG)
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and config.get("drafter") == KIND
 
 
 def save_retrieval(folder: str | Path, draft: RetrievalDraft, *, extra_files: dict[str, str] | None = None) -> None:
@@ -49,7 +40,7 @@ def load_retrieval(folder: str | Path) -> RetrievalDraft:
     Raises:
         UserError: the folder holds none, or one without a seed.
     """
-    seed = read_json(Path(folder) / CONFIG).get("seed") if is_retrieval(folder) else None
+    seed = read_json(Path(folder) / CONFIG).get("seed") if drafter_of(folder) == KIND else None
     if not isinstance(seed, int):
         raise UserError(f"{folder}: no retrieval draft there; run align_draft with method dare")
     return RetrievalDraft(seed)

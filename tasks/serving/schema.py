@@ -57,12 +57,11 @@ def weights_signature(folder: Path) -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    from atspeed_core.models.one_shot import is_one_shot
-    from atspeed_core.models.retrieval import is_retrieval
+    from atspeed_core.models.draft_folder import drafter_of
 
     config = read_json(folder / "config.json")
     tokens, scores = np.dtype(np.int64), np.dtype(np.float32)
-    if is_one_shot(folder) or is_retrieval(folder):
+    if drafter_of(folder) is not None:
         items = Schema([TensorSpec(tokens, (-1, -1), "items")])
         return ModelSignature(items, Schema([TensorSpec(scores, (-1, config.get("num_units", -1)), "scores")]))
     vocabulary = config["vocab_size"]
@@ -73,11 +72,11 @@ def weights_signature(folder: Path) -> "ModelSignature":
 def weights_example(folder: Path, history: list[str], max_history: int) -> dict[str, list[list[int]]]:
     """The prompt of `history`, as a target or draft in `folder` takes it; for one that reads items, these."""
     from atspeed_core.models.building import load_prompt_encoder
-    from atspeed_core.models.one_shot import is_one_shot, padded_items
-    from atspeed_core.models.retrieval import is_retrieval
+    from atspeed_core.models.draft_folder import drafter_of
+    from atspeed_core.models.one_shot import padded_items
 
     catalog = Catalog.load(IDENTIFIERS / "identifiers.json")
-    if is_one_shot(folder) or is_retrieval(folder):
+    if drafter_of(folder) is not None:
         return {"items": padded_items([catalog.positions_of(history)], max_history=max_history).tolist()}
     encoder = load_prompt_encoder(folder, catalog, max_history=max_history)
     ids, mask = encoder.encode([history])

@@ -10,10 +10,10 @@ from atspeed_core.decoding.device_trie import DeviceTrie
 from atspeed_core.errors import UserError
 from atspeed_core.files import read_json, write_json
 from atspeed_core.identifiers.catalog import Catalog
+from atspeed_core.models.draft_folder import drafter_of
 from atspeed_core.models.one_shot import (
     OneShotDraft,
     build_from,
-    is_one_shot,
     load_one_shot,
     padded_items,
     save_one_shot,
@@ -103,8 +103,8 @@ def test_a_saved_draft_says_the_same(tmp_path: Path) -> None:
     loaded = load_one_shot(tmp_path / "draft", catalog)
     assert all(map(torch.equal, loaded(items_of(catalog)), draft(items_of(catalog))))
     assert (tmp_path / "draft" / "curves.csv").exists()
-    assert is_one_shot(tmp_path / "draft")
-    assert not is_one_shot(tmp_path)
+    assert drafter_of(tmp_path / "draft") == "one_shot"
+    assert drafter_of(tmp_path) is None
 
 
 def test_other_identifiers_and_damage_are_told(tmp_path: Path) -> None:
