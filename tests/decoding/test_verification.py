@@ -3,6 +3,7 @@ import torch
 from scipy.stats import chisquare
 
 from atspeed_core.decoding.beams import Beams
+from atspeed_core.decoding.published import UniformDrafter
 from atspeed_core.decoding.verification import Relaxed, Strict, extensions
 from tests.tiny_models import make_catalog, make_tree
 
@@ -88,3 +89,16 @@ def test_relaxed_rejects_what_the_target_holds_impossible_and_draws_from_the_res
     )
     kept = float((extended.nodes == worst).any(1).float().mean())
     assert abs(kept - p[worst - 1]) < 4 * np.sqrt(p[worst - 1] / batch) + 1e-3
+
+
+def test_what_was_drafted_is_known_until_the_next_round():
+    tree = make_tree(CATALOG, [["1", "2"], ["3"]])
+    drafter = UniformDrafter(tree, num_beams=3, num_steps=1)
+    nodes = torch.arange(-1, CATALOG.trie.num_nodes).expand(2, -1)
+    assert not drafter.drawn(nodes).any()
+    with torch.no_grad():
+        drafted = drafter.propose(Beams.at_root(2, 2, torch.device("cpu")))
+    assert torch.equal(drafter.drawn(nodes), (nodes.unsqueeze(-1) == drafted.unsqueeze(1)).any(-1) & (nodes >= 0))
+    assert drafter.drawn(nodes).sum(1).tolist() == [3, 3]
+    drafter.select(torch.tensor([1]))
+    assert drafter.drawn(drafted[1:])[0].all()
