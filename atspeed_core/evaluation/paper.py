@@ -245,11 +245,11 @@ def _calls_of(row: Json) -> str:
 
 
 def _identity(run: PaperRun) -> list[str]:
-    """How many lists are the target's, and where one is not."""
+    """In how many cells every strict list is generate's, and where one is not."""
     shares = [
-        (f"{method} {verification} K = {k}: {figures['identical_lists']:.5f}", figures["identical_lists"])
+        (f"{method} K = {k}: {figures['identical_lists']:.5f}", figures["identical_lists"])
         for method, verification, k, figures in _cells(run)
-        if verification != "relaxed"
+        if verification == STRICT
     ]
     other = [text for text, share in shares if share < 1]
     where = "; but not all of " + "; ".join(other) if other else ""

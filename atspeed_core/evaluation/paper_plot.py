@@ -2,6 +2,7 @@
 
 from io import StringIO
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -32,7 +33,8 @@ def paper_svg(run: PaperRun) -> str:
     handles = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(5, max(1, len(handles))))
     out = StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
+    with rc_context({"svg.hashsalt": run.label}):  # the same figures, the same file
+        figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()
 
 
