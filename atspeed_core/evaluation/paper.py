@@ -119,6 +119,8 @@ def _ws_note(run: PaperRun) -> str:
 def variant_tables(base: PaperRun, runs: Sequence[PaperRun]) -> list[Table]:
     """AS, calls and WS of a run and of its ablations and sweeps (`runs`, it among them), only methods of these."""
     variants = [run for run in runs if run is not base]
+    shared = _shared_changes(variants, base)
+    note = _variants_note(shared)
     methods = {method for run in variants for method in run.metrics["methods"]}
     shown = [(run, method) for method in base.metrics["methods"] if method in methods for run in [base, *variants]]
     shown = [(run, method) for run, method in shown if method in run.metrics["methods"]]
@@ -132,21 +134,42 @@ def variant_tables(base: PaperRun, runs: Sequence[PaperRun]) -> list[Table]:
             ]
             ks = _ks(by_k for _, _, by_k in rows)
             cells = [
-                [method, *_told(run, base), *(_figure(by_k.get(k, {}), name) for k in ks)] for method, run, by_k in rows
+                [method, *_told(run, base, shared), *(_figure(by_k.get(k, {}), name) for k in ks)]
+                for method, run, by_k in rows
             ]
             if cells and not (title == "calls" and verification != STRICT):  # there AS tells the same
                 columns = ["method", "run", "set otherwise", "commit", *(f"K = {k}" for k in ks)]
-                found.append(Table(f"Ablations and sweeps: {title}, {verification}", _VARIANTS_NOTE, columns, cells))
+                found.append(Table(f"Ablations and sweeps: {title}, {verification}", note, columns, cells))
     return found
 
 
-_VARIANTS_NOTE = "As above, [95% interval]; all test users, the same target unless its settings are among those named."
+def _variants_note(shared: Json) -> str:
+    note = "As above, [95% interval]; all test users, the same target unless its settings are among those named."
+    return f"{note} All but (whole) also with {_assignments(shared)}." if shared else note
 
 
-def _told(run: PaperRun, base: PaperRun) -> list[str]:
+def _shared_changes(variants: Sequence[PaperRun], base: PaperRun) -> Json:
+    """What several variants all set otherwise than their run, as they do to be shorter; nothing of a single one."""
+    if len(variants) < 2:
+        return {}
+    every = [_changes(run, base) for run in variants]
+    return {path: value for path, value in every[0].items() if all(one.get(path) == value for one in every)}
+
+
+def _told(run: PaperRun, base: PaperRun, shared: Json) -> list[str]:
     name = run.label.removeprefix(run.dataset).removeprefix("-") or "(whole)"
-    other = {path: value for path, value in _leaves(run.settings) if dict(_leaves(base.settings)).get(path) != value}
-    return [name, ", ".join(f"{path} = {value}" for path, value in other.items()) or NOTHING, run.commit]
+    own = {path: value for path, value in _changes(run, base).items() if path not in shared}
+    return [name, _assignments(own) or NOTHING, run.commit]
+
+
+def _changes(run: PaperRun, base: PaperRun) -> Json:
+    """The settings of a run that its base does not have, or has otherwise, by path."""
+    known = dict(_leaves(base.settings))
+    return {path: value for path, value in _leaves(run.settings) if known.get(path) != value}
+
+
+def _assignments(changes: Json) -> str:
+    return ", ".join(f"{path} = {value}" for path, value in changes.items())
 
 
 def _leaves(settings: Json, path: str = "") -> Iterator[tuple[str, Any]]:

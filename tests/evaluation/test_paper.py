@@ -132,6 +132,18 @@ def test_ablations_stand_below_their_run_and_name_what_they_change() -> None:
     assert "\n# beauty-release-no-dr" in paper_markdown([ablation])  # but where its run is missing
 
 
+def test_what_all_ablations_set_otherwise_is_told_once() -> None:
+    base = make_run(settings={"align_draft": {"beta": 0.2}})
+    short = {"evaluate": {"plan": {"users": 32}}}
+    betas = [
+        make_run(label=f"beauty-release-{beta}", settings={"align_draft": {"beta": beta}, **short})
+        for beta in (0.0, 1.0)
+    ]
+    table = variant_tables(base, [base, *betas])[0]
+    assert "All but (whole) also with evaluate.plan.users = 32." in table.note
+    assert [row[2] for row in table.rows[:3]] == ["-", "align_draft.beta = 0.0", "align_draft.beta = 1.0"]
+
+
 def test_a_data_set_that_the_paper_does_not_have_is_compared_with_nothing() -> None:
     run = make_run("steam")
     cells = [cell for table in tables(run)[:5] for row in table.rows for cell in row]
