@@ -106,6 +106,8 @@ def checked_out(folder: Path) -> tuple[Path, str]:
     git("checkout", "--quiet", "--force", "--detach", commit, folder=folder)
     if lock is not None:
         write_text(folder / LOCK, lock)
+    else:
+        forget_absent(folder)
     return folder, commit
 
 
@@ -114,6 +116,22 @@ def share_cache(folder: Path) -> None:
     config = folder / ".dvc" / "config.local"
     config.parent.mkdir(exist_ok=True)
     write_text(config, f"[cache]\n    dir = {Path('.dvc/cache').absolute()}\n")
+
+
+def forget_absent(folder: Path) -> None:
+    """Take from a new checkout's dvc.lock the stages of which the project's DVC cache has no output.
+
+    DVC holds such a stage for unchanged, does not find what it wrote, and runs it again without asking whether another
+    checkout has run it: the committed lock may be of a machine that is not this one.
+    """
+    lock = yaml.safe_load((folder / LOCK).read_text(encoding="utf-8"))
+    objects = Path(".dvc/cache/files/md5")
+
+    def there(stage: Json) -> bool:
+        return all((objects / out["md5"][:2] / out["md5"][2:]).exists() for out in stage["outs"])
+
+    lock["stages"] = {name: stage for name, stage in lock["stages"].items() if there(stage)}
+    write_text(folder / LOCK, yaml.safe_dump(lock, sort_keys=False))
 
 
 def changed_params(presets: Sequence[Path], settings: Sequence[str]) -> Json:

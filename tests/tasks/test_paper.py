@@ -1,5 +1,6 @@
 """A run of the paper's matrix has a checkout of its own: what is run there, and what survives in it."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,31 @@ def test_runs_share_the_projects_dvc_cache(project: Path) -> None:
             [sys.executable, "-m", "dvc", "cache", "dir"], cwd=folder, capture_output=True, text=True, check=True
         )
         assert Path(told.stdout.strip()) == project / ".dvc" / "cache"
+
+
+def test_a_run_takes_from_another_what_the_committed_lock_has_of_a_third(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (".dvc/config", ".dvc/.gitignore"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes((PROJECT / name).read_bytes())
+    random = "import pathlib, uuid; pathlib.Path('out').write_text(uuid.uuid4().hex)"
+    stage = {"cmd": f'python -c "{random}"', "deps": ["seed"], "outs": ["out"]}
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"made": stage}}))
+    Path("seed").write_text("1")
+    Path(".gitignore").write_text("/paper/\n/out\n")
+    git("init", "--quiet")
+    assert paper.reproduce(Path()) == 0
+    git("add", ".")
+    git("commit", "--quiet", "-m", "a lock of a machine that is not this one")
+    shutil.rmtree(".dvc/cache")
+    made = []
+    for name in ("whole", "ablation"):
+        folder, _ = paper.checked_out(Path("paper") / name)
+        assert paper.reproduce(folder) == 0
+        made.append((folder / "out").read_text())
+    assert made[0] == made[1] != Path("out").read_text()
 
 
 def test_a_table_tells_of_no_folder_of_this_machine(project: Path) -> None:
