@@ -18,8 +18,8 @@ import yaml
 
 from atspeed_core.errors import UserError
 from atspeed_core.evaluation.inputs import read_stage_json
-from atspeed_core.evaluation.paper import PaperRun, paper_markdown, tables
-from atspeed_core.evaluation.paper_plot import paper_svg
+from atspeed_core.evaluation.paper import PaperRun, paper_markdown, tables, variants_picture, with_variants
+from atspeed_core.evaluation.paper_plot import paper_svg, variants_svg
 from atspeed_core.evaluation.results import combine, load_results
 from atspeed_core.files import read_json, replacing, write_json
 from atspeed_core.settings import Method, load_params
@@ -65,7 +65,7 @@ def main(
     ] = None,
     name: Annotated[str, typer.Option(help="Of an ablation or sweep: its own checkout and section of the table.")] = "",
 ) -> None:
-    """Train and evaluate every method on a data set; write results/paper/NAME.json, NAME.svg and TABLE.md."""
+    """Train and evaluate every method on a data set; write results/paper/NAME.json, and of all runs so far TABLE.md."""
     set_up_logging("paper")
     end_with(make_above())
     with exit_codes():
@@ -82,8 +82,7 @@ def main(
         settings = reduce(merged, [*(load_preset(path.name, path.parent).params for path in presets), changes])
         run = collected(folder, dataset, label, commit, settings, methods)
         write_json(TABLES / f"{label}.json", run.as_json())
-        write_text(TABLES / f"{label}.svg", paper_svg(run))
-        write_text(TABLES / "TABLE.md", paper_markdown(read_runs(TABLES)))
+        write_tables(TABLES)
         show(tables(run))
     sys.exit(code)
 
@@ -194,6 +193,20 @@ def told(settings: Json) -> Json:
         if path := shown.get(section, {}).get(key):
             shown[section] = {**shown[section], key: os.path.relpath(path)}
     return shown
+
+
+def write_tables(folder: Path) -> None:
+    """Write TABLE.md of all runs whose figures lie in `folder`, and its pictures."""
+    runs = read_runs(folder)
+    families = with_variants(runs)
+    whole = {run.dataset for run, _ in families}
+    for run in runs:
+        if run.label == run.dataset or run.dataset not in whole:
+            write_text(folder / f"{run.label}.svg", paper_svg(run))
+    for run, family in families:
+        if len(family) > 1:
+            write_text(folder / variants_picture(run), variants_svg(run, family))
+    write_text(folder / "TABLE.md", paper_markdown(runs))
 
 
 def read_runs(folder: Path) -> list[PaperRun]:

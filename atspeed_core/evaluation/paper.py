@@ -38,6 +38,11 @@ class PaperRun:
     failed: list[str]
 
     @property
+    def name(self) -> str:
+        """Of the ablation or point of a sweep; "(whole)" of the run that these belong to."""
+        return self.label.removeprefix(self.dataset).removeprefix("-") or "(whole)"
+
+    @property
     def published_as(self) -> str:
         """The paper's name of the data set: "beauty" of "beauty-release"."""
         return self.dataset.removesuffix("-release")
@@ -50,15 +55,26 @@ class PaperRun:
 def paper_markdown(runs: Sequence[PaperRun]) -> str:
     """The content of results/paper/TABLE.md: runs whole, each before its ablations, of which only AS, calls and WS."""
     head = "# The paper's tables, measured here\n\nAtSpeed, arXiv 2410.05165. A run: `make paper DATASET=NAME`."
-    whole = {run.dataset: run for run in runs if run.label == run.dataset}
+    families = with_variants(runs)
+    whole = {run.dataset for run, _ in families}
     parts = [head]
-    for run in runs:
-        if run.dataset not in whole:
-            parts.append(run_markdown(run))
-        elif run is whole[run.dataset]:
-            parts.append(run_markdown(run))
-            parts += [markdown(table) for table in variant_tables(run, [r for r in runs if r.dataset == run.dataset])]
+    for run, family in families:
+        parts.append(run_markdown(run))
+        if len(family) > 1:
+            parts.append(f"\n![AS of ablations and sweeps]({variants_picture(run)})")
+            parts += [markdown(table) for table in variant_tables(run, family)]
+    parts += [run_markdown(run) for run in runs if run.dataset not in whole]
     return "\n".join(parts) + "\n"
+
+
+def with_variants(runs: Sequence[PaperRun]) -> list[tuple[PaperRun, list[PaperRun]]]:
+    """Every whole run of `runs`, and all of its data set, it among them."""
+    return [(run, [r for r in runs if r.dataset == run.dataset]) for run in runs if run.label == run.dataset]
+
+
+def variants_picture(run: PaperRun) -> str:
+    """The file's name of the picture of a whole run's ablations and sweeps; no label is this."""
+    return f"{run.dataset}.variants.svg"
 
 
 def run_markdown(run: PaperRun) -> str:
@@ -121,11 +137,9 @@ def variant_tables(base: PaperRun, runs: Sequence[PaperRun]) -> list[Table]:
     variants = [run for run in runs if run is not base]
     shared = _shared_changes(variants, base)
     note = _variants_note(shared)
-    methods = {method for run in variants for method in run.metrics["methods"]}
-    shown = [(run, method) for method in base.metrics["methods"] if method in methods for run in [base, *variants]]
-    shown = [(run, method) for run, method in shown if method in run.metrics["methods"]]
+    shown = variant_rows(base, runs)
     found = []
-    for verification in dict.fromkeys(v for run, method in shown for v in run.metrics["methods"][method]):
+    for verification in varied(base, shown):
         for title, name in (("AS", accepted_name(verification)), ("calls", "target_calls"), ("WS", "walltime_speedup")):
             rows = [
                 (method, run, by_k)
@@ -143,6 +157,19 @@ def variant_tables(base: PaperRun, runs: Sequence[PaperRun]) -> list[Table]:
     return found
 
 
+def variant_rows(base: PaperRun, runs: Sequence[PaperRun]) -> list[tuple[PaperRun, str]]:
+    """A run before its variants (`runs`, it among them), once for every method that a variant has."""
+    variants = [run for run in runs if run is not base]
+    methods = {method for run in variants for method in run.metrics["methods"]}
+    rows = [(run, method) for method in base.metrics["methods"] if method in methods for run in [base, *variants]]
+    return [(run, method) for run, method in rows if method in run.metrics["methods"]]
+
+
+def varied(base: PaperRun, rows: Sequence[tuple[PaperRun, str]]) -> list[str]:
+    """The verifications that variants of `base` have; `rows` as of `variant_rows`."""
+    return list(dict.fromkeys(v for run, method in rows if run is not base for v in run.metrics["methods"][method]))
+
+
 def _variants_note(shared: Json) -> str:
     note = "As above, [95% interval]; all test users, the same target unless its settings are among those named."
     return f"{note} All but (whole) also with {_assignments(shared)}." if shared else note
@@ -157,9 +184,8 @@ def _shared_changes(variants: Sequence[PaperRun], base: PaperRun) -> Json:
 
 
 def _told(run: PaperRun, base: PaperRun, shared: Json) -> list[str]:
-    name = run.label.removeprefix(run.dataset).removeprefix("-") or "(whole)"
     own = {path: value for path, value in _changes(run, base).items() if path not in shared}
-    return [name, _assignments(own) or NOTHING, run.commit]
+    return [run.name, _assignments(own) or NOTHING, run.commit]
 
 
 def _changes(run: PaperRun, base: PaperRun) -> Json:

@@ -1,5 +1,6 @@
-"""results/paper/LABEL.svg: AS beside the published ones, and target calls, by K."""
+"""results/paper/*.svg: a run's AS beside the published ones, and its target calls, by K; what its variants change."""
 
+from collections.abc import Sequence
 from io import StringIO
 
 from matplotlib import rc_context
@@ -7,11 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from atspeed_core.evaluation.paper import STRICT, PaperRun, accepted_name
+from atspeed_core.evaluation.paper import STRICT, PaperRun, accepted_name, variant_rows, varied
 from atspeed_core.evaluation.paper_figures import published
 from atspeed_core.evaluation.results import rows_by_k
 
 WIDTH, HEIGHT = 5.2, 4.4  # of a panel, in inches
+ROW = 0.32  # height of a variant
 
 
 def paper_svg(run: PaperRun) -> str:
@@ -32,10 +34,51 @@ def paper_svg(run: PaperRun) -> str:
         panel.grid(alpha=0.3)
     handles = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(5, max(1, len(handles))))
+    return _svg(figure, run.label)
+
+
+def variants_svg(base: PaperRun, runs: Sequence[PaperRun]) -> str:
+    """The picture of a run and its ablations and sweeps (`runs`, it among them): AS with its interval, a row a variant.
+
+    Dotted lines: the run itself.
+    """
+    rows = variant_rows(base, runs)
+    verifications = varied(base, rows)
+    figure = Figure(figsize=(WIDTH * len(verifications) + 1, ROW * len(rows) + 1.5), layout="constrained")
+    FigureCanvasSVG(figure)
+    panels = figure.subplots(1, len(verifications), squeeze=False, sharey=True)[0]
+    for panel, verification in zip(panels, verifications, strict=True):
+        _intervals(panel, base, rows, verification)
+        panel.set(title=f"AS by the paper's scheme, {verification}", xlabel="accepted steps a request")
+        panel.grid(alpha=0.3)
+    panels[0].set_yticks(range(len(rows)), [f"{method}, {run.name}" for run, method in rows])
+    panels[0].invert_yaxis()
+    handles = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=max(1, len(handles)))
+    return _svg(figure, f"{base.label} variants")
+
+
+def _svg(figure: Figure, salt: str) -> str:
+    """The same figures under the same `salt`: the same file."""
     out = StringIO()
-    with rc_context({"svg.hashsalt": run.label}):  # the same figures, the same file
+    with rc_context({"svg.hashsalt": salt}):
         figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()
+
+
+def _intervals(panel: Axes, base: PaperRun, rows: Sequence[tuple[PaperRun, str]], verification: str) -> None:
+    name = accepted_name(verification)
+    ks = sorted({k for run, method in rows for k in run.metrics["methods"][method].get(verification, {})}, key=int)
+    for number, k in enumerate(ks):
+        found = [run.metrics["methods"][method].get(verification, {}).get(k, {}) for run, method in rows]
+        shown = [(row, figures) for row, figures in enumerate(found) if name in figures]
+        for row, figures in shown:
+            panel.plot(figures[f"{name}_interval"], [row, row], color=f"C{number}")
+            if rows[row][0] is base:
+                panel.axvline(figures[name], color=f"C{number}", linestyle=":", linewidth=1)
+        points = [(figures[name], row) for row, figures in shown]
+        if points:
+            panel.plot(*zip(*points, strict=True), f"C{number}o", markersize=4, label=f"K = {k}")
 
 
 def _lines(panel: Axes, run: PaperRun, verification: str, name: str) -> None:

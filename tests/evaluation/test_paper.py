@@ -4,7 +4,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from atspeed_core.evaluation.paper import PaperRun, paper_markdown, tables, variant_tables
-from atspeed_core.evaluation.paper_plot import paper_svg
+from atspeed_core.evaluation.paper_plot import paper_svg, variants_svg
 from atspeed_core.evaluation.tables import Table
 
 KS = ("5", "10")
@@ -158,3 +158,20 @@ def test_the_picture_has_a_line_a_method_and_the_published_beside_them() -> None
     for label in ("atspeed_s", "sft", "one_shot", "atspeed_s, published"):
         assert f"<!-- {label} -->" in text
     assert "<!-- one_shot, published -->" not in text
+
+
+def test_the_picture_of_ablations_has_a_row_a_run_and_a_color_a_k() -> None:
+    base = make_run()
+    family = [base, make_run(label="beauty-release-no-dr")]
+    del family[1].metrics["methods"]["sft"]
+    base.metrics["methods"]["atspeed_s"]["exact_sampling"] = {k: figures(2.0) for k in KS}  # of the whole run alone
+    text = variants_svg(base, family)
+    assert "exact_sampling" not in text
+    assert not any("exact_sampling" in table.title for table in variant_tables(base, family))
+    assert variants_svg(base, family) == text
+    shown = ("atspeed_s, (whole)", "atspeed_s, no-dr", "one_shot, no-dr", "K = 5", "K = 10", "relaxed")
+    for label in shown:
+        assert label in text
+    assert "sft" not in text
+    assert "(beauty-release.variants.svg)" in paper_markdown(family)
+    assert "variants.svg" not in paper_markdown([base])
