@@ -163,7 +163,10 @@ def set_params(folder: Path, presets: Sequence[Path], changes: Json, methods: li
     text = laid_over(with_presets(path.read_text(encoding="utf-8"), presets), changes)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        load_params(temporary)
+        try:
+            load_params(temporary)
+        except UserError as error:
+            raise UserError(str(error).replace(str(temporary), str(path))) from None
     wire_methods(folder, methods)
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from atspeed_core.evaluation.paper import STRICT, PaperRun, accepted_name, variant_rows, varied
+from atspeed_core.evaluation.paper import STRICT, PaperRun, accepted_name, scheme, variant_rows, varied
 from atspeed_core.evaluation.paper_figures import published
 from atspeed_core.evaluation.results import rows_by_k
 
@@ -26,7 +26,7 @@ def paper_svg(run: PaperRun) -> str:
     for panel, verification in zip(panels, verifications, strict=False):
         _lines(panel, run, verification, accepted_name(verification))
         _published(panel, run, verification)
-        panel.set(title=f"AS by the paper's scheme, {verification}", ylabel="accepted steps a request")
+        panel.set(title=f"AS by {scheme(verification)}, {verification}", ylabel="accepted steps a request")
     _lines(panels[-1], run, STRICT, "target_calls")
     panels[-1].set(title="Target calls, strict by our scheme", ylabel="calls a request")
     for panel in panels:
@@ -49,7 +49,7 @@ def variants_svg(base: PaperRun, runs: Sequence[PaperRun]) -> str:
     panels = figure.subplots(1, len(verifications), squeeze=False, sharey=True)[0]
     for panel, verification in zip(panels, verifications, strict=True):
         _intervals(panel, base, rows, verification)
-        panel.set(title=f"AS by the paper's scheme, {verification}", xlabel="accepted steps a request")
+        panel.set(title=f"AS by {scheme(verification)}, {verification}", xlabel="accepted steps a request")
         panel.grid(alpha=0.3)
     panels[0].set_yticks(range(len(rows)), [f"{method}, {run.name}" for run, method in rows])
     panels[0].invert_yaxis()

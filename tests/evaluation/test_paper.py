@@ -144,6 +144,15 @@ def test_what_all_ablations_set_otherwise_is_told_once() -> None:
     assert [row[2] for row in table.rows[:3]] == ["-", "align_draft.beta = 0.0", "align_draft.beta = 1.0"]
 
 
+def test_whose_scheme_a_verification_follows_is_told() -> None:
+    run = make_run()
+    run.metrics["methods"]["sft"]["exact_sampling"] = {k: figures(2.0) for k in KS}
+    found = by_title(tables(run))
+    assert "by the paper's scheme" in found["Accepted steps, relaxed"].note
+    assert "by our scheme" in found["Accepted steps, exact_sampling"].note
+    assert "AS by our scheme, exact_sampling" in paper_svg(run)
+
+
 def test_a_data_set_that_the_paper_does_not_have_is_compared_with_nothing() -> None:
     run = make_run("steam")
     cells = [cell for table in tables(run)[:5] for row in table.rows for cell in row]
