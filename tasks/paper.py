@@ -105,7 +105,7 @@ def checked_out(folder: Path) -> tuple[Path, str]:
     git("checkout", "--quiet", "--force", "--detach", commit, folder=folder)
     if lock is not None:
         write_text(folder / LOCK, lock)
-    else:
+    elif (folder / LOCK).exists():
         forget_absent(folder)
     return folder, commit
 

@@ -14,7 +14,7 @@ ByK = Mapping[str, Json]
 Cell = Callable[[str, str, str, Json], str]  # of method, verification, K and figures
 
 STRICT = "strict"
-PAPERS = (STRICT, "relaxed")  # the verifications that the paper has
+OF_THE_PAPER = (STRICT, "relaxed")  # the verifications that the paper has
 NOTHING = "-"
 
 
@@ -123,7 +123,7 @@ _SHARE_NOTE = (
 
 
 def _as_note(verification: str) -> str:
-    papers = verification in PAPERS
+    papers = verification in OF_THE_PAPER
     how = "N beams a level, drafted in rounds" if papers else "quotas by level, repair"
     text = f"AS: drafted steps accepted a request by {scheme(verification)} ({how}), [95% interval], (published)."
     return f"{text} No figure: a draft that knows no rounds." if papers else text
@@ -131,7 +131,7 @@ def _as_note(verification: str) -> str:
 
 def scheme(verification: str) -> str:
     """By whose scheme a verification's AS is counted."""
-    return "the paper's scheme" if verification in PAPERS else "our scheme"
+    return "the paper's scheme" if verification in OF_THE_PAPER else "our scheme"
 
 
 def _ws_note(run: PaperRun) -> str:
@@ -148,7 +148,7 @@ def variant_tables(base: PaperRun, runs: Sequence[PaperRun]) -> list[Table]:
     note = _variants_note(shared)
     shown = variant_rows(base, runs)
     found = []
-    for verification in varied(base, shown):
+    for verification in variant_verifications(base, shown):
         for title, name in (("AS", accepted_name(verification)), ("calls", "target_calls"), ("WS", "walltime_speedup")):
             rows = [
                 (method, run, by_k)
@@ -174,7 +174,7 @@ def variant_rows(base: PaperRun, runs: Sequence[PaperRun]) -> list[tuple[PaperRu
     return [(run, method) for run, method in rows if method in run.metrics["methods"]]
 
 
-def varied(base: PaperRun, rows: Sequence[tuple[PaperRun, str]]) -> list[str]:
+def variant_verifications(base: PaperRun, rows: Sequence[tuple[PaperRun, str]]) -> list[str]:
     """The verifications that variants of `base` have; `rows` as of `variant_rows`."""
     return list(dict.fromkeys(v for run, method in rows if run is not base for v in run.metrics["methods"][method]))
 

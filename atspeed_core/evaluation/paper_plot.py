@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from atspeed_core.evaluation.paper import STRICT, PaperRun, accepted_name, scheme, variant_rows, varied
+from atspeed_core.evaluation.paper import STRICT, PaperRun, accepted_name, scheme, variant_rows, variant_verifications
 from atspeed_core.evaluation.paper_figures import published
 from atspeed_core.evaluation.results import rows_by_k
 
@@ -43,7 +43,7 @@ def variants_svg(base: PaperRun, runs: Sequence[PaperRun]) -> str:
     Dotted lines: the run itself.
     """
     rows = variant_rows(base, runs)
-    verifications = varied(base, rows)
+    verifications = variant_verifications(base, rows)
     figure = Figure(figsize=(WIDTH * len(verifications) + 1, ROW * len(rows) + 1.5), layout="constrained")
     FigureCanvasSVG(figure)
     panels = figure.subplots(1, len(verifications), squeeze=False, sharey=True)[0]
