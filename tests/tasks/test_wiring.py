@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 METHODS = typing.get_args(Method)
 # A change there alters no figure; see the note in dvc.yaml.
-LEFT_OUT = {"errors", "files", "settings", "progress"}
+LEFT_OUT = {"errors", "files", "settings", "progress", "variants"}
 IN_ANOTHER_PROCESS = {"finetune_target": "atspeed_core.training.finetune"}
 
 
