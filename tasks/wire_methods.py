@@ -45,7 +45,7 @@ def main(
 
 
 def known_methods(names: Sequence[str]) -> list[str]:
-    """The draft methods named, each once, in the order of settings.py.
+    """The draft methods named, each once, in the order of the settings.
 
     Raises:
         UserError: one is not known.

@@ -1,0 +1,117 @@
+"""`params.yaml` as one typed model: the only place where a setting is declared, checked and explained.
+
+One module per section; `Params` is the whole file.
+"""
+
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from atspeed_core.errors import UserError
+from atspeed_core.settings.align_draft import DEFAULT_METHODS, AlignDraft, Method, OneShot, PrefixContainment, WarmAlign
+from atspeed_core.settings.architecture import Architecture
+from atspeed_core.settings.build_identifiers import BuildIdentifiers, RqVae
+from atspeed_core.settings.cache_topk import CacheTopk
+from atspeed_core.settings.evaluate import CallsByNodes, Evaluate, PlanDecoding, SasRec, Verification
+from atspeed_core.settings.finetune_target import DeepSpeed, FinetuneTarget, Lora, WarmFinetune
+from atspeed_core.settings.prepare_data import Columns, PrepareData
+from atspeed_core.settings.report import Report
+from atspeed_core.settings.section import Positive, Section, Share
+from atspeed_core.settings.warm_start import WarmStart
+
+__all__ = [
+    "DEFAULT_METHODS",
+    "AlignDraft",
+    "Architecture",
+    "BuildIdentifiers",
+    "CacheTopk",
+    "CallsByNodes",
+    "Columns",
+    "DeepSpeed",
+    "Evaluate",
+    "FinetuneTarget",
+    "Lora",
+    "Method",
+    "OneShot",
+    "Params",
+    "PlanDecoding",
+    "Positive",
+    "PrefixContainment",
+    "PrepareData",
+    "Report",
+    "RqVae",
+    "SasRec",
+    "Section",
+    "Share",
+    "Verification",
+    "WarmAlign",
+    "WarmFinetune",
+    "WarmStart",
+    "load_params",
+]
+
+
+class Params(Section):
+    """The whole of `params.yaml`."""
+
+    warm_start: WarmStart = WarmStart()
+    prepare_data: PrepareData
+    build_identifiers: BuildIdentifiers = BuildIdentifiers()
+    finetune_target: FinetuneTarget
+    cache_topk: CacheTopk = CacheTopk()
+    align_draft: AlignDraft
+    evaluate: Evaluate = Evaluate()
+    report: Report = Report()
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and check `params.yaml`.
+
+    Raises:
+        UserError: the file is missing or no YAML mapping, a key is unknown (the nearest known one is named),
+            or a value is out of its range; every fault is in the one message.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run from the project's folder or give --params") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected sections such as 'prepare_data:', found {type(raw).__name__}")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{path}: " + "; ".join(_explain(fault) for fault in error.errors())) from None
+
+
+def _explain(fault: Any) -> str:
+    location = [str(part) for part in fault["loc"]]
+    name = ".".join(location)
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else "known: " + ", ".join(known)
+        return f"unknown key '{name}'; {hint}"
+    if fault["type"] == "missing":
+        return f"'{name}' is missing"
+    return f"'{name}': {fault['msg'].removeprefix('Value error, ')} (got {fault['input']!r:.80})"
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    model: type[BaseModel] = Params
+    for part in location:
+        field = next(f for n, f in model.model_fields.items() if part in (n, f.alias))
+        model = _section_of(field.annotation)
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _section_of(annotation: Any) -> type[BaseModel]:
+    if isinstance(annotation, types.UnionType):
+        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+    return typing.cast("type[BaseModel]", annotation)

@@ -1,0 +1,26 @@
+"""Section `cache_topk`: the sequences of the target that drafts are aligned on."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from atspeed_core.settings.section import Positive, Section
+
+
+class CacheTopk(Section):
+    """The target's top-K sequences for the training users.
+
+    Attributes:
+        contexts_per_user: cuts of a training history.
+        rollouts_per_user: times that the target carries a whole training history on, with items drawn from its law.
+        rollout_items: items it draws; the history after each of them is a context as well.
+    """
+
+    top_k: Positive = 20
+    contexts_per_user: Positive = 1
+    rollouts_per_user: Annotated[int, Field(ge=0)] = 0
+    rollout_items: Positive = 2
+    batch_size: Positive = 64
+    contexts_per_shard: Positive = 1024
+    compare_users: Annotated[int, Field(ge=0)] = 64
+    seed: int = 0

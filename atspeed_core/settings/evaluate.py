@@ -1,0 +1,87 @@
+"""Section `evaluate`: what is measured, and how lists are decoded for it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from atspeed_core.settings.section import Positive, Section, Share
+
+Verification = Literal["none", "strict", "relaxed", "exact_sampling"]
+
+
+class PlanDecoding(Section):
+    """What the plan of decoding is made from.
+
+    Attributes:
+        users: validation users whose lists tell how far the draft is off.
+        batches: requests in one call that are planned for.
+        prompt_percentiles: of the users' prompt lengths, each planned for.
+        repetitions: timed calls at each point of the cost curve.
+    """
+
+    users: Positive = 256
+    batches: Annotated[list[Positive], Field(min_length=1)] = [1, 32]
+    prompt_percentiles: Annotated[list[Annotated[int, Field(ge=0, le=100)]], Field(min_length=1)] = [50, 95]
+    repetitions: Positive = 5
+
+
+class CallsByNodes(Section):
+    """The curve of target calls against nodes.
+
+    Attributes:
+        ks: list lengths, those of them that are evaluated.
+        nodes: nodes drafted for every request.
+        users: test users, the same for all methods; null: all.
+    """
+
+    ks: list[Positive] = [10, 20]
+    nodes: list[Positive] = [32, 64, 128, 192, 256, 384]
+    users: Positive | None = 256
+
+
+class SasRec(Section):
+    """Training of the baseline SASRec; validation users decide after how many updates it is best.
+
+    Attributes:
+        dropout: more for sparser data.
+        max_updates: with 64 windows of training histories each; they bound its time.
+    """
+
+    hidden_size: Annotated[int, Field(gt=0, multiple_of=2)] = 64  # two heads
+    dropout: Share = 0.2
+    max_updates: Positive = 1000
+
+
+class Evaluate(Section):
+    """What is measured, over all test users.
+
+    Attributes:
+        draft_beams: N of the published scheme, nodes drafted a level in every round.
+        draft_steps: gamma of the published scheme, levels drafted in every round.
+        published_users: test users of AS by the published scheme; null: all.
+        tree_attention: the target scores all drafted beams in one sequence; false: each in a row of its own.
+    """
+
+    ks: list[Positive] = [1, 3, 5, 10, 20]
+    verifications: list[Verification] = ["strict", "relaxed"]
+    draft_beams: Positive = 40
+    draft_steps: Positive = 3
+    published_users: Positive | None = None
+    tree_attention: bool = True
+    exclude_history: bool = True
+    plan: PlanDecoding = PlanDecoding()
+    calls_by_nodes: CallsByNodes = CallsByNodes()
+    sasrec: SasRec = SasRec()
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    batch_size: Positive = 32
+    timing_users: Annotated[int, Field(ge=2)] = 48
+    bootstrap_samples: Positive = 2000
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _draft_is_as_wide_as_the_lists(self) -> "Evaluate":
+        if self.ks and self.draft_beams < max(self.ks):
+            raise ValueError(
+                f"'draft_beams' ({self.draft_beams}) must be at least the largest of 'ks' ({max(self.ks)})"
+            )
+        return self

@@ -1,0 +1,45 @@
+"""Section `prepare_data`: which interactions are read, kept and split."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from atspeed_core.settings.section import Positive, Section
+
+
+class Columns(Section):
+    """Column names of a plain CSV or parquet file (source `table`) or fields of RecBole files (`recbole`)."""
+
+    user: str = "user_id"
+    item: str = "item_id"
+    rating: str | None = "rating"
+    timestamp: str | None = "timestamp"
+    title: str | None = "title"
+    text: list[str] = []
+
+
+class PrepareData(Section):
+    """Which interactions are read, which are kept and how they are split.
+
+    Attributes:
+        sample: users that are kept for a quick look, drawn with `seed` before the k-core; null: all.
+    """
+
+    dataset: str
+    source: Literal["movielens", "recbole", "table", "daily", "atspeed_release", "amazon", "goodreads", "steam", "yelp"]
+    path: str
+    items_path: str | None = None
+    columns: Columns = Columns()
+    rating_threshold: float | None = None
+    k_core: Annotated[int, Field(ge=1)] = 5
+    duplicates: Literal["first", "last", "all", "error"] = "first"
+    split: Literal["chronological", "leave_one_out", "published"] = "leave_one_out"
+    max_history: Positive = 20
+    sample: Positive | None = None
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _published_split_belongs_to_the_release(self) -> "PrepareData":
+        if (self.split == "published") != (self.source == "atspeed_release"):
+            raise ValueError("split 'published' goes with source 'atspeed_release', and only with it")
+        return self
