@@ -22,7 +22,6 @@ def copied(folder: Path) -> Path:
 
 
 SHARED_STAGES = [name for name in yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"] if "@" not in name]
-CODE_OF_ALL_METHODS = ["- atspeed_core/training/one_shot.py"]
 
 
 def test_with_the_same_methods_the_file_stays_as_it_is(tmp_path: Path) -> None:
@@ -46,8 +45,8 @@ def test_nothing_speaks_of_the_other_methods_and_nothing_else_changes(tmp_path: 
     assert all(any(word in line for word in words) for line in gone)
     added = [line for line in text.splitlines() if line not in before.splitlines()]
     assert all("atspeed_s" in line for line in added)
-    assert not any(word in text for word in ("sft", "atspeed_r", "atspeed-r", "one-shot"))
-    assert [line.strip() for line in text.splitlines() if "one_shot" in line] == CODE_OF_ALL_METHODS
+    without_code = "\n".join(line for line in text.splitlines() if not line.endswith(".py"))
+    assert not any(word in without_code for word in ("sft", "atspeed_r", "atspeed-r", "one_shot", "one-shot"))
     stages = yaml.safe_load((tmp_path / "dvc.lock").read_text())["stages"]
     assert {name.partition("@")[2] for name in stages} == {"", "atspeed_s"}
 

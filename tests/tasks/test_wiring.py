@@ -4,24 +4,21 @@ import typing
 from pathlib import Path
 from typing import Any
 
-import grimp
 import pytest
 import yaml
 from pydantic import BaseModel
 
 from atspeed_core.settings import DEFAULT_METHODS, Method, load_params
+from scripts.stage_code import SHELL, Imports, is_code, stale_stages
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 METHODS = typing.get_args(Method)
-# A change there alters no figure; see the note in dvc.yaml.
-LEFT_OUT = {"errors", "files", "settings", "progress", "variants"}
-IN_ANOTHER_PROCESS = {"finetune_target": "atspeed_core.training.finetune"}
 
 
 @pytest.fixture(scope="module")
-def imports() -> Any:
-    return grimp.build_graph("atspeed_core", "tasks", cache_dir=None)
+def imports() -> Imports:
+    return Imports()
 
 
 def filled(values: list[str]) -> list[str]:
@@ -34,21 +31,29 @@ def outs(stage: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_code_that_a_stage_imports_makes_it_stale(name: str, imports: Any) -> None:
-    entries = {f"tasks.{name}", IN_ANOTHER_PROCESS.get(name, f"tasks.{name}")}
-    modules = entries.union(*(imports.find_upstream_modules(entry) for entry in entries))
-    core = {module for module in modules if module.startswith("atspeed_core.") and module.split(".")[1] not in LEFT_OUT}
-    files = [Path(*module.split(".")) for module in core if not imports.find_children(module)]
-    deps = [Path(dep) for dep in STAGES[name]["deps"]]
-    missing = [str(file) for file in files if not {file.with_suffix(".py"), *file.parents} & set(deps)]
-    assert missing == []
-    assert Path("tasks", f"{name}.py") in deps
+def test_a_stage_depends_on_the_code_that_it_imports_and_on_no_other(name: str, imports: Imports) -> None:
+    named = [dep for dep in STAGES[name]["deps"] if is_code(dep)]
+    assert named == imports.code_of(name), "run: python -m scripts.stage_code wire"
+
+
+@pytest.mark.parametrize("module", SHELL)
+def test_what_the_wiring_leaves_out_exists(module: str) -> None:
+    path = ROOT / module.replace(".", "/")
+    assert path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def test_a_change_makes_stale_what_depends_on_it_and_what_reads_its_outputs() -> None:
+    assert stale_stages("atspeed_core/identifiers/rq_vae.py", STAGES)[0] == "build_identifiers"
+    assert "finetune_target" in stale_stages("atspeed_core/identifiers/rq_vae.py", STAGES)
+    assert "finetune_target" not in stale_stages("atspeed_core/decoding/planner.py", STAGES)
+    assert stale_stages("tasks/report.py", STAGES) == ["report"]
+    assert stale_stages("tests/conftest.py", STAGES) == []
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_deps_are_code_that_exists_or_outs_of_other_stages(name: str) -> None:
     made = [Path(out) for stage in STAGES.values() for out in filled(outs(stage))]
-    for dep in map(Path, filled([dep for dep in STAGES[name]["deps"] if not dep.startswith("${prepare_data")])):
+    for dep in map(Path, filled([dep for dep in STAGES[name]["deps"] if "${prepare_data" not in dep])):
         from_a_stage = any(out == dep or out in dep.parents for out in made)
         assert from_a_stage or (ROOT / dep).exists(), dep
 
