@@ -72,7 +72,7 @@ airflow: setup ## Start PostgreSQL, MLflow and Airflow on this machine only; pri
 	@exec python -m local_services $(ARGS)
 
 rollback: setup ## Put the previous champion back into service (DATASET=name; MLFLOW_TRACKING_URI says where)
-	@python -m tasks.nightly.rollback --dataset "$${DATASET:-ml-latest-small-2016}"
+	@python -m tasks.promotion.rollback --dataset "$${DATASET:-ml-latest-small-2016}"
 
 mlflow-send: setup ## Send what waits in outbox/ to MLflow
 	@python -m tasks.send_mlflow

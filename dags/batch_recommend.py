@@ -50,7 +50,7 @@ def build(**options: Any) -> DAG:
     ) as dag:
         plan = CommandOperator(
             task_id="plan_recommendations",
-            module="tasks.nightly.plan_recommendations",
+            module="tasks.recommendations.plan_recommendations",
             arguments=[f"--dataset={DATASET}", "--version={{ params.version or '' }}"],
             returns="shards",
             doc_md="Fetch the champion, cut its users into shards.",
@@ -58,7 +58,7 @@ def build(**options: Any) -> DAG:
         )
         shards = CommandOperator.partial(
             task_id="recommend_shard",
-            module="tasks.nightly.recommend_shard",
+            module="tasks.recommendations.recommend_shard",
             doc_md="Strict lists of one shard's users; a finished shard is left alone.",
             arguments=[FOLDER],
             map_index_template="{{ task.mapped[-1] }}",
@@ -66,7 +66,7 @@ def build(**options: Any) -> DAG:
         ).expand(mapped=plan.output.map(lambda shard: [f"--shard={shard}"]))
         publish = CommandOperator(
             task_id="publish_recommendations",
-            module="tasks.nightly.publish_recommendations",
+            module="tasks.recommendations.publish_recommendations",
             arguments=[FOLDER],
             doc_md="Check that every user is there once, then make this version the current one.",
             **CPU.options(60),

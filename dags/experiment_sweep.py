@@ -61,7 +61,7 @@ def build(**options: Any) -> DAG:
     ) as dag:
         plan = CommandOperator(
             task_id="plan_sweep",
-            module="tasks.nightly.plan_sweep",
+            module="tasks.sweep.plan_sweep",
             arguments=[
                 "--run-id={{ run_id }}",
                 "--dataset={{ params.dataset }}",
@@ -75,7 +75,7 @@ def build(**options: Any) -> DAG:
         )
         experiments = CommandOperator.partial(
             task_id="run_experiment",
-            module="tasks.nightly.run_experiment",
+            module="tasks.sweep.run_experiment",
             doc_md="One method with one change of settings, the whole pipeline.",
             arguments=["--run-id={{ run_id }}"],
             map_index_template="{{ task.mapped[-1] }}",
@@ -83,7 +83,7 @@ def build(**options: Any) -> DAG:
         ).expand(mapped=plan.output.map(lambda experiment: [f"--name={experiment['name']}"]))
         close = CommandOperator(
             task_id="close_sweep",
-            module="tasks.nightly.close_sweep",
+            module="tasks.sweep.close_sweep",
             arguments=["--run-id={{ run_id }}"],
             doc_md="The table that compares the experiments; those that failed are named in it.",
             trigger_rule=TriggerRule.ALL_DONE,

@@ -62,7 +62,7 @@ def build(**options: Any) -> DAG:
     ) as dag:
         gate = CommandOperator(
             task_id="gate",
-            module="tasks.nightly.gate",
+            module="tasks.promotion.gate",
             arguments=[
                 f"--dataset={DATASET}",
                 f"--version={VERSION}",
@@ -74,7 +74,7 @@ def build(**options: Any) -> DAG:
         )
         promote = CommandOperator(
             task_id="promote",
-            module="tasks.nightly.promote",
+            module="tasks.promotion.promote",
             arguments=[f"--dataset={DATASET}", "--version={{ ti.xcom_pull(task_ids='gate', key='version') }}"],
             doc_md="Set the aliases `champion` and `previous`.",
             outlets=[CHAMPION],

@@ -42,7 +42,7 @@ def build(**options: Any) -> DAG:
     ) as dag:
         CommandOperator(
             task_id="rollback",
-            module="tasks.nightly.rollback",
+            module="tasks.promotion.rollback",
             arguments=["--dataset={{ params.dataset }}", "--run-id={{ run_id }}"],
             doc_md="Swap `champion` and `previous`; a retry of the same run does not swap them again.",
             outlets=[CHAMPION],

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from atspeed_core.errors import UserError
 from atspeed_core.files import replacing
 from atspeed_core.settings import load_params
-from tasks.nightly.preset import PRESETS, load_preset
+from tasks.deployment.preset import PRESETS, load_preset
 
 DATASETS, TARGETS = PRESETS / "datasets", PRESETS / "targets"
 # Of these a preset gives all: a setting that it does not name belongs to another data set or target.

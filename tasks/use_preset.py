@@ -13,7 +13,7 @@ import typer
 from atspeed_core.data.sources.origins import absent
 from atspeed_core.errors import UserError
 from atspeed_core.settings import PrepareData, load_params
-from tasks.nightly.preset import PRESETS, load_preset
+from tasks.deployment.preset import PRESETS, load_preset
 from tasks.presets import DATASETS, TARGETS, lay_presets
 from tasks.stage import ParamsPath, exit_codes, set_up_logging
 

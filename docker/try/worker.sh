@@ -8,6 +8,6 @@ git --version
 airflow_entrypoint.sh version
 "$ATSPEED_PYTHON" -c "import deepspeed, dvc, mlflow, torch, transformers; print('torch', torch.__version__)"
 if "$ATSPEED_PYTHON" -c "import airflow" 2> /dev/null; then echo "Airflow is in the ML environment" >&2; exit 1; fi
-for command in open_run run_stage recommend_shard run_experiment; do
-  "$ATSPEED_PYTHON" -m "tasks.nightly.$command" --help > /dev/null
+for command in nightly.open_run nightly.run_stage recommendations.recommend_shard sweep.run_experiment promotion.gate; do
+  "$ATSPEED_PYTHON" -m "tasks.$command" --help > /dev/null
 done

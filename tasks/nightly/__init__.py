@@ -1,1 +1,1 @@
-"""What a night does around the DVC stages; one command a file, called by the DAGs in dags/ and by hand alike."""
+"""The nightly run around the DVC stages; one command per file, called by the DAG in dags/ and by hand alike."""

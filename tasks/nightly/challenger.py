@@ -8,12 +8,12 @@ from typing import Any
 from atspeed_core.errors import UserError
 from atspeed_core.evaluation.inputs import read_stage_json
 from atspeed_core.settings import Params, load_params
-from tasks.nightly import evidence
+from tasks.deployment.model_registry import COMMIT, DATASET, DATE, METHOD, RUN, TAG, registered_name
+from tasks.deployment.preset import Gate, load_preset
+from tasks.deployment.weights import decoding, dvc_remote, locked_digests, paths_of, repository
 from tasks.nightly.night import Night
-from tasks.nightly.preset import Gate, load_preset
-from tasks.nightly.registry import COMMIT, DATASET, DATE, METHOD, RUN, TAG, registered_name
-from tasks.nightly.weights import decoding, dvc_remote, locked_digests, paths_of, repository
 from tasks.paths import PROCESSED, RESULTS
+from tasks.promotion import evidence
 
 Json = dict[str, Any]
 

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from tasks.nightly.checkout import checkout_of, facts_of
-from tasks.nightly.command import answer, command
+from tasks.deployment.checkout import checkout_of, facts_of
+from tasks.deployment.command import answer, command
+from tasks.deployment.runs import experiment
 from tasks.nightly.night import NIGHT, Night, load_night
 from tasks.nightly.parent_run import close_parent
-from tasks.nightly.runs import experiment
 from tasks.record import OUTBOX
 from tasks.tracking import send_pending, waiting
 

@@ -14,9 +14,9 @@ import yaml
 
 from atspeed_core.errors import TemporaryError, UserError
 from atspeed_core.files import read_json
-from tasks.nightly.checkout import STATE, git
-from tasks.nightly.command import answer, command
-from tasks.nightly.dvc_project import LOCK_FILE, drop_stale_locks, dvc_project, guard_lock_file, not_in_remote, push
+from tasks.deployment.checkout import STATE, git
+from tasks.deployment.command import answer, command
+from tasks.deployment.dvc_project import LOCK_FILE, drop_stale_locks, dvc_project, guard_lock_file, not_in_remote, push
 from tasks.nightly.night import Night, load_night
 from tasks.paths import RESULTS
 

@@ -21,11 +21,11 @@ from atspeed_core.files import read_json, replacing, write_json
 from atspeed_core.progress import track
 from atspeed_core.recommender import Recommender
 from atspeed_core.settings import Evaluate, load_params
+from tasks.deployment.command import NothingToDo, answer, command
+from tasks.deployment.model_registry import RUN, champion_of, recommender_version, registry
+from tasks.deployment.weights import fetch_model, load_recommender, model_cache, repository
 from tasks.evaluate import REPETITIONS, WARMUPS, lists_at
-from tasks.nightly.command import NothingToDo, answer, command
 from tasks.nightly.night import Champion, Night, load_night
-from tasks.nightly.registry import RUN, champion_of, recommender_version, registry
-from tasks.nightly.weights import fetch_model, load_recommender, model_cache, repository
 from tasks.paths import PROCESSED, RESULTS
 from tasks.record import digest
 

@@ -16,11 +16,11 @@ from atspeed_core.data.feed import Feed, append, find_feed, late_days
 from atspeed_core.data.partitions import changing, num_interactions
 from atspeed_core.errors import TemporaryError, UserError
 from atspeed_core.files import replacing
-from tasks.nightly.checkout import commit_named, git_if_it_can
-from tasks.nightly.command import NothingToDo, answer, command
-from tasks.nightly.dvc_project import drop_stale_locks, dvc_project, push
+from tasks.deployment.checkout import commit_named, git_if_it_can
+from tasks.deployment.command import NothingToDo, answer, command
+from tasks.deployment.dvc_project import drop_stale_locks, dvc_project, push
+from tasks.deployment.preset import Nightly, home, load_preset
 from tasks.nightly.night import Night, load_night
-from tasks.nightly.preset import Nightly, home, load_preset
 
 if TYPE_CHECKING:  # takes a second to import
     from dvc.repo import Repo

@@ -21,8 +21,8 @@ from pydantic import ValidationError
 from atspeed_core.errors import UserError
 from atspeed_core.files import replacing
 from atspeed_core.settings import load_params
-from tasks.nightly.champion import accepted_before, current_champion
-from tasks.nightly.checkout import (
+from tasks.deployment.champion import accepted_before, current_champion
+from tasks.deployment.checkout import (
     REVISION,
     check_out,
     checkout_of,
@@ -33,11 +33,11 @@ from tasks.nightly.checkout import (
     reach_home,
     tag_prefix,
 )
-from tasks.nightly.command import answer, command
-from tasks.nightly.dvc_project import LOCK_FILE, configure
+from tasks.deployment.command import answer, command
+from tasks.deployment.dvc_project import LOCK_FILE, configure
+from tasks.deployment.preset import PRESETS, Gate, Preset, load_preset, merged
 from tasks.nightly.night import NIGHT, Champion, Night, load_night
 from tasks.nightly.parent_run import open_parent, reopen_parent
-from tasks.nightly.preset import PRESETS, Gate, Preset, load_preset, merged
 from tasks.wire_methods import known_methods, wire_methods
 
 PARAMS = "params.yaml"

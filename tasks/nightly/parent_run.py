@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from atspeed_core.files import read_json
+from tasks.deployment.runs import experiment, find_or_create
 from tasks.nightly.night import Night
-from tasks.nightly.runs import experiment, find_or_create
 from tasks.tracking import PIPELINE_RUN, STATE, allowed_name
 
 CHECKS = Path("checks.json")  # what check_interactions measured

@@ -15,11 +15,8 @@ import typer
 from atspeed_core.data.sequences import load_full_examples
 from atspeed_core.evaluation.inputs import read_stage_json
 from atspeed_core.identifiers.catalog import Catalog
-from tasks.nightly import evidence
-from tasks.nightly.challenger import Challenger, description, manifest, read_challenger
-from tasks.nightly.command import NothingToDo, answer, command
-from tasks.nightly.night import load_night
-from tasks.nightly.registry import (
+from tasks.deployment.command import NothingToDo, answer, command
+from tasks.deployment.model_registry import (
     CHALLENGER,
     CHAMPION,
     COMMIT,
@@ -34,8 +31,11 @@ from tasks.nightly.registry import (
     version_of,
     version_tag,
 )
-from tasks.nightly.weights import fetch_model, model_cache, paths_of, repository
+from tasks.deployment.weights import fetch_model, model_cache, paths_of, repository
+from tasks.nightly.challenger import Challenger, description, manifest, read_challenger
+from tasks.nightly.night import load_night
 from tasks.paths import IDENTIFIERS, PROCESSED
+from tasks.promotion import evidence
 from tasks.record import flat_params
 from tasks.serving import schema
 

@@ -20,9 +20,9 @@ import typer
 import yaml
 
 from atspeed_core.errors import TemporaryError, UserError
-from tasks.nightly.checkout import STATE
-from tasks.nightly.command import answer, command
-from tasks.nightly.dvc_project import causes, drop_stale_locks, dvc_project, guard_lock_file, push
+from tasks.deployment.checkout import STATE
+from tasks.deployment.command import answer, command
+from tasks.deployment.dvc_project import causes, drop_stale_locks, dvc_project, guard_lock_file, push
 from tasks.nightly.night import Night, load_night
 from tasks.processes import end_orphans, end_tree, own_children
 from tasks.record import RUN_ID

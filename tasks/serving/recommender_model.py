@@ -1,6 +1,6 @@
 """The registered recommender, as MLflow loads it: a models-from-code file.
 
-It holds no weights. Its model_config says from which commit they come (`tasks.nightly.weights` fetches and verifies
+It holds no weights. Its model_config says from which commit they come (`tasks.deployment.weights` fetches and verifies
 them), and the packages of this project must be installed where it is served.
 """
 
@@ -12,7 +12,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from atspeed_core.errors import UserError
-from tasks.nightly.weights import REPOSITORY, fetch_model, load_recommender, model_cache
+from tasks.deployment.weights import REPOSITORY, fetch_model, load_recommender, model_cache
 from tasks.serving.schema import DEFAULTS
 
 OUTPUTS = ("items", "scores", "accepted_steps", "target_calls")

@@ -143,7 +143,7 @@ def test_workers_take_the_queues_of_the_tasks() -> None:
 
 
 def test_what_the_dags_and_commands_read_from_the_environment_is_set() -> None:
-    sources = [*(ROOT / "dags").rglob("*.py"), ROOT / "tasks" / "nightly" / "checkout.py"]
+    sources = [*(ROOT / "dags").rglob("*.py"), ROOT / "tasks" / "deployment" / "checkout.py"]
     read = {name for path in sources for name in re.findall(r'"(ATSPEED_[A-Z_]+)"', path.read_text())}
     images = "".join(path.read_text() for path in DOCKERFILES)
     given = SERVICES["worker-gpu"]["environment"].keys() | set(re.findall(r"\b(ATSPEED_[A-Z_]+)=", images))

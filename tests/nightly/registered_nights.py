@@ -168,7 +168,7 @@ class Deployment:
 
     def call(self, name: str, *arguments: str, cwd: Path | None = None, **environment: str) -> "Outcome":
         """Run a nightly command; in this process, because importing torch and MLflow each time takes too long."""
-        app = importlib.import_module(f"tasks.nightly.{name}").app
+        app = importlib.import_module(f"tasks.{name}").app
         handlers = logging.getLogger().handlers[:]
         with working_in(cwd or self.folder / "project"):
             done = CliRunner().invoke(app, list(arguments), env={**self.environment, **environment})

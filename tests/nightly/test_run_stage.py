@@ -12,8 +12,8 @@ import psutil
 import pytest
 import yaml
 
-from tasks.nightly.checkout import check_out, clone
-from tasks.nightly.dvc_project import configure
+from tasks.deployment.checkout import check_out, clone
+from tasks.deployment.dvc_project import configure
 from tasks.nightly.night import Night
 from tasks.wire_methods import wire_methods
 from tests.nightly.tiny_deployment import DATASET, NOBODY, Deployment, processes_in, wait_until

@@ -14,7 +14,7 @@ import yaml
 
 from atspeed_core.errors import TemporaryError, UserError
 from atspeed_core.files import write_json
-from tasks.nightly.checkout import checkout_of, safe_name
+from tasks.deployment.checkout import checkout_of, safe_name
 from tasks.nightly.close_run import KEEP_DAYS, close_run
 from tasks.nightly.night import load_night
 from tasks.nightly.open_run import Request, open_night

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from atspeed_core.errors import UserError
 from atspeed_core.settings import Lora, load_params
-from tasks.nightly.preset import PRESETS, load_preset
+from tasks.deployment.preset import PRESETS, load_preset
 from tasks.pipeline import explain_missing_data
 from tasks.presets import DATASETS, TARGETS, WHOLE, laid_over, lay_presets
 from tasks.use_preset import app, listing, next_step, preset_path

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from tasks.nightly import close_sweep, plan_sweep
-from tasks.nightly.checkout import checkout_of
+from tasks.deployment.checkout import checkout_of
+from tasks.sweep import close_sweep, plan_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 CHANGES = '[{}, {"align_draft.alpha": 0.3}]'
@@ -171,7 +171,7 @@ def plan(run_id: str, methods: str = "sft", overrides: str = CHANGES) -> list[st
 
 def run_all(run_id: str, names: list[str]) -> list[int]:
     """Exit codes of the experiments, run at the same time."""
-    command = [sys.executable, "-m", "tasks.nightly.run_experiment", f"--run-id={run_id}"]
+    command = [sys.executable, "-m", "tasks.sweep.run_experiment", f"--run-id={run_id}"]
     pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     started = [subprocess.Popen([*command, f"--name={name}"], **pipes) for name in names]
     for process in started:

@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 
 from atspeed_core.data.histories import load_histories
 from atspeed_core.data.prepare import LAYOUTS
-from tasks.nightly import plan_recommendations, publish_recommendations, recommend_shard
-from tasks.nightly.weights import load_recommender
+from tasks.deployment.weights import load_recommender
+from tasks.recommendations import plan_recommendations, publish_recommendations, recommend_shard
 from tests.tiny_models import make_catalog, make_recommender
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -333,7 +333,7 @@ def test_a_server_that_is_down_is_a_temporary_fault(project: Path, monkeypatch: 
 
 def test_the_commands_answer_into_the_file_that_the_dag_names(project: Path, tmp_path: Path) -> None:
     folder, _ = plan()
-    command = [sys.executable, "-m", "tasks.nightly.recommend_shard", f"--folder={folder}", "--shard=2"]
+    command = [sys.executable, "-m", "tasks.recommendations.recommend_shard", f"--folder={folder}", "--shard=2"]
     environment = {**os.environ, "ATSPEED_ANSWER": str(tmp_path / "answer.json"), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr

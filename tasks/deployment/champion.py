@@ -1,7 +1,6 @@
 """Which model is in service when a night is opened, and which one its training may start from."""
 
-from tasks.nightly.night import Champion
-from tasks.nightly.registry import (
+from tasks.deployment.model_registry import (
     ACCEPTED,
     COMMIT,
     DATE,
@@ -12,6 +11,7 @@ from tasks.nightly.registry import (
     registered_name,
     registry,
 )
+from tasks.nightly.night import Champion
 
 
 def current_champion(dataset: str) -> Champion | None:

@@ -41,9 +41,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Reco
         checkout = deployment.night("2026-01-01")
         version = ["--dataset", DATASET, "--version", "1"]
         for name, arguments, cwd in (
-            ("register_challenger", [], checkout),
-            ("gate", version, None),
-            ("promote", version, None),
+            ("nightly.register_challenger", [], checkout),
+            ("promotion.gate", version, None),
+            ("promotion.promote", version, None),
         ):
             done = deployment.call(name, *arguments, cwd=cwd)
             assert done.code == 0, done.log

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from atspeed_core.errors import TemporaryError, UserError
-from tasks.nightly.preset import HOME, home
+from tasks.deployment.preset import HOME, home
 from tasks.tracking import masked
 
 REPOSITORY, REVISION = "ATSPEED_REPOSITORY", "ATSPEED_REVISION"  # of the deployment: path or URL; branch, tag or commit

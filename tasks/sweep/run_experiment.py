@@ -22,14 +22,14 @@ import yaml
 
 from atspeed_core.errors import UserError
 from atspeed_core.files import replacing, write_json
-from tasks.nightly.checkout import check_out, checkout_of, clone
-from tasks.nightly.command import answer, command
-from tasks.nightly.dvc_project import configure, drop_stale_locks, dvc_project
-from tasks.nightly.plan_sweep import PARAMS, Experiment, Sweep, folder_of, load_sweep, write_params
+from tasks.deployment.checkout import check_out, checkout_of, clone
+from tasks.deployment.command import answer, command
+from tasks.deployment.dvc_project import configure, drop_stale_locks, dvc_project
 from tasks.nightly.run_stage import exit_code_in
 from tasks.paths import RESULTS
 from tasks.processes import end_orphans, end_tree, own_children
 from tasks.record import OUTBOX, RUN_ID
+from tasks.sweep.plan_sweep import PARAMS, Experiment, Sweep, folder_of, load_sweep, write_params
 from tasks.tracking import SENDER, send_or_warn, send_pending
 from tasks.wire_methods import wire_methods
 

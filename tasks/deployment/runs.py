@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tasks import tracking
-from tasks.nightly.registry import registry
+from tasks.deployment.model_registry import registry
 
 if TYPE_CHECKING:  # takes seconds to import
     from mlflow.entities import Run as MlflowRun

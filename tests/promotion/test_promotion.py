@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 
 from atspeed_core.errors import UserError
-from tasks.nightly import evaluate_champion, promote, register_challenger, rollback
+from tasks.deployment.model_registry import champion_of, registry, set_alias, version_of
+from tasks.deployment.weights import fetch_model, locked_digests, tree_md5
+from tasks.nightly import evaluate_champion, register_challenger
 from tasks.nightly.night import Champion, load_night
-from tasks.nightly.registry import champion_of, registry, set_alias, version_of
-from tasks.nightly.weights import fetch_model, locked_digests, tree_md5
+from tasks.promotion import promote, rollback
 from tests.nightly.registered_nights import DATASET, WRONG, Deployment, git, mlflow_server
 
 NAMES = {part: f"atspeed-{DATASET}-{part}" for part in ("target", "draft", "recommender")}
@@ -43,7 +44,7 @@ def first(deployment: Deployment) -> Path:
 
 def registered(deployment: Deployment, date: str, **options: Any) -> Path:
     checkout = deployment.night(date, **options)
-    for name in ("evaluate_champion", "register_challenger"):
+    for name in ("nightly.evaluate_champion", "nightly.register_challenger"):
         done = deployment.call(name, cwd=checkout)
         assert done.code == 0, done.log
     deployment_versions[date] = done.answer["version"]
@@ -114,7 +115,7 @@ def test_a_night_becomes_three_versions_without_weights(deployment: Deployment, 
 
 def test_registering_again_changes_nothing(deployment: Deployment, first: Path) -> None:
     before = state()
-    assert deployment.call("register_challenger", cwd=first).answer == {
+    assert deployment.call("nightly.register_challenger", cwd=first).answer == {
         "dataset": DATASET,
         "version": "1",
         "recommender": NAMES["recommender"],
@@ -130,18 +131,18 @@ def test_a_version_that_was_not_judged_is_not_promoted(first: Path) -> None:
 
 
 def test_the_first_night_is_promoted_and_there_is_no_way_back(deployment: Deployment, first: Path) -> None:
-    judged = deployment.call("gate", "--dataset", DATASET)  # the challenger, where no version is named
+    judged = deployment.call("promotion.gate", "--dataset", DATASET)  # the challenger, where no version is named
     verdict = {"accepted": True, "reasons": [], "approval": False}
     assert (judged.code, judged.answer) == (0, {"dataset": DATASET, "version": "1", **verdict}), judged.log
-    done = deployment.call("promote", *of("1"))
+    done = deployment.call("promotion.promote", *of("1"))
     assert (done.code, done.answer) == (0, {"dataset": DATASET, "champion": "1", "previous": None}), done.log
     assert aliases() == {part: {"champion": "1"} for part in NAMES}
     after = state()
-    for name in ("gate", "promote"):
+    for name in ("promotion.gate", "promotion.promote"):
         assert deployment.call(name, *of("1")).code == 0
-    assert deployment.call("register_challenger", cwd=first).code == 0
+    assert deployment.call("nightly.register_challenger", cwd=first).code == 0
     assert state() == after
-    back = deployment.call("rollback", "--dataset", DATASET)
+    back = deployment.call("promotion.rollback", "--dataset", DATASET)
     assert back.code == 2
     assert "there is no previous champion" in back.log
 
@@ -160,23 +161,27 @@ def test_a_champion_is_measured_on_tonights_users(deployment: Deployment, first:
     assert figures["verifications"]["strict"]["3"]["accepted_steps"] == 2.0
     assert figures["verifications"]["strict"]["3"]["latency_ms_p95"] > 0
     written = (second / "results/champion.json").stat().st_mtime_ns
-    again = deployment.call("evaluate_champion", cwd=second)
+    again = deployment.call("nightly.evaluate_champion", cwd=second)
     assert again.answer["champion_version"] == "1"
     assert (second / "results/champion.json").stat().st_mtime_ns == written
 
 
 def test_a_good_night_takes_the_champions_place(deployment: Deployment, first: Path) -> None:
     version = deployment_versions["2026-01-02"]
-    judged = deployment.call("gate", *of(version))
+    judged = deployment.call("promotion.gate", *of(version))
     assert judged.code == 0, judged.log
-    assert deployment.call("promote", *of(version)).answer == {"dataset": DATASET, "champion": "2", "previous": "1"}
+    assert deployment.call("promotion.promote", *of(version)).answer == {
+        "dataset": DATASET,
+        "champion": "2",
+        "previous": "1",
+    }
     assert aliases() == {part: {"champion": "2", "previous": "1"} for part in NAMES}
 
 
 def test_a_worse_night_is_refused_with_readable_reasons(deployment: Deployment) -> None:
     third = registered(deployment, "2026-01-03", extra_user=True, target_seed=WRONG, gate={"min_accepted_steps": 2.5})
     version, run = deployment_versions["2026-01-03"], load_night(third).mlflow_run_id
-    judged = deployment.call("gate", *of(version))
+    judged = deployment.call("promotion.gate", *of(version))
     assert judged.code == 99
     assert not judged.answer["accepted"]
     assert "AS at K = 3 is 2.000; the floor is 2.500" in judged.answer["reasons"]
@@ -189,29 +194,29 @@ def test_a_worse_night_is_refused_with_readable_reasons(deployment: Deployment) 
             assert told == judged.answer["reasons"]
         page = Path(client.download_artifacts(run, "gate.md")).read_text()
     assert judged.answer["reasons"][0] in page
-    assert deployment.call("promote", *of(version)).code == 2
+    assert deployment.call("promotion.promote", *of(version)).code == 2
     assert aliases()["recommender"] == {"champion": "2", "previous": "1", "challenger": version}
 
 
 def test_other_thresholds_drop_the_reasons_that_no_longer_hold(deployment: Deployment) -> None:
     version = deployment_versions["2026-01-03"]
     loose = {"min_accepted_steps": 0, "tolerance": 1, "approval": True}
-    waits = deployment.call("gate", *of(version), "--gate", json.dumps(loose))
+    waits = deployment.call("promotion.gate", *of(version), "--gate", json.dumps(loose))
     assert (waits.code, waits.answer["accepted"], "waits for a person" in waits.log) == (99, True, True)
-    judged = deployment.call("gate", *of(version), "--gate", json.dumps(loose), "--approved")
+    judged = deployment.call("promotion.gate", *of(version), "--gate", json.dumps(loose), "--approved")
     assert (judged.code, judged.answer["accepted"], judged.answer["reasons"]) == (0, True, []), judged.log
     with registry() as client:
         tags = client.get_model_version(NAMES["recommender"], version).tags
     assert tags["atspeed.gate"] == "accepted"
     assert not [name for name in tags if name.startswith("atspeed.gate.reason")]
-    wrong = deployment.call("gate", *of(version), "--gate", '{"tolerence": 1}')
+    wrong = deployment.call("promotion.gate", *of(version), "--gate", '{"tolerence": 1}')
     assert (wrong.code, "tolerence" in wrong.log) == (2, True)
-    assert deployment.call("gate", *of(version)).code == 99  # by the night's own thresholds again
+    assert deployment.call("promotion.gate", *of(version)).code == 99  # by the night's own thresholds again
 
 
 def test_a_rollback_swaps_once_a_run(deployment: Deployment) -> None:
     for _ in range(2):  # the second one is a retry of the same DAG run
-        done = deployment.call("rollback", "--dataset", DATASET, ATSPEED_RUN_ID="run-a")
+        done = deployment.call("promotion.rollback", "--dataset", DATASET, ATSPEED_RUN_ID="run-a")
         assert (done.code, done.answer) == (0, {"dataset": DATASET, "champion": "1", "previous": "2"}), done.log
         assert all(found["champion"] == "1" and found["previous"] == "2" for found in aliases().values())
     with registry() as client:
@@ -219,24 +224,24 @@ def test_a_rollback_swaps_once_a_run(deployment: Deployment) -> None:
 
 
 def test_a_version_that_was_rolled_back_does_not_come_back_by_the_gate(deployment: Deployment) -> None:
-    judged = deployment.call("gate", *of("2"))
+    judged = deployment.call("promotion.gate", *of("2"))
     assert judged.code == 99
     assert "version 2 was rolled back" in judged.answer["reasons"][0]
 
 
 def test_evidence_against_another_champion_does_not_count_until_it_is_measured_again(deployment: Deployment) -> None:
     third, version = deployment.folder / "checkouts/2026-01-03", deployment_versions["2026-01-03"]
-    judged = deployment.call("gate", *of(version), "--gate", '{"min_accepted_steps": 0, "tolerance": 1}')
+    judged = deployment.call("promotion.gate", *of(version), "--gate", '{"min_accepted_steps": 0, "tolerance": 1}')
     (reason,) = judged.answer["reasons"]
     assert "was compared with version 2, but the champion now is version 1; run evaluate_champion" in reason
-    for name in ("evaluate_champion", "register_challenger"):
+    for name in ("nightly.evaluate_champion", "nightly.register_challenger"):
         assert deployment.call(name, cwd=third).code == 0
-    judged = deployment.call("gate", *of(version), "--gate", '{"min_accepted_steps": 0, "tolerance": 1}')
+    judged = deployment.call("promotion.gate", *of(version), "--gate", '{"min_accepted_steps": 0, "tolerance": 1}')
     assert judged.code == 0, judged.log
 
 
 def test_a_second_rollback_goes_forward_again(deployment: Deployment) -> None:
-    assert deployment.call("rollback", "--dataset", DATASET).answer == {
+    assert deployment.call("promotion.rollback", "--dataset", DATASET).answer == {
         "dataset": DATASET,
         "champion": "2",
         "previous": "1",
@@ -312,8 +317,8 @@ def test_a_registration_that_was_killed_makes_no_second_target_or_draft(
     with monkeypatch.context() as patch:
         patch.setattr(register_challenger, "log_recommender", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
-            deployment.call("register_challenger", cwd=checkout)
-    done = deployment.call("register_challenger", cwd=checkout)
+            deployment.call("nightly.register_challenger", cwd=checkout)
+    done = deployment.call("nightly.register_challenger", cwd=checkout)
     with registry() as client:
         made = {
             part: [v for v in client.search_model_versions(f"name = '{name}'") if v.tags["atspeed.run"] == run]
@@ -330,7 +335,7 @@ def test_a_night_without_a_champion_leaves_no_figures_of_one(
     shutil.copytree(deployment.folder / "checkouts/2026-01-02", checkout)
     night = load_night(checkout).model_copy(update={"dataset": "nothing-registered"})
     night.save(checkout)
-    done = deployment.call("evaluate_champion", cwd=checkout)
+    done = deployment.call("nightly.evaluate_champion", cwd=checkout)
     assert (done.code, done.answer) == (0, {"champion_version": None, "figures": {}})
     assert not (checkout / "results/champion.json").exists()
 
@@ -345,10 +350,10 @@ def test_a_promoted_night_is_compared_with_what_it_was_compared_with(deployment:
 
 def test_a_server_that_is_down_is_temporary(deployment: Deployment, first: Path) -> None:
     for name, arguments, cwd in (
-        ("gate", of("1"), None),
-        ("promote", of("1"), None),
-        ("rollback", ("--dataset", DATASET), None),
-        ("register_challenger", (), first),
+        ("promotion.gate", of("1"), None),
+        ("promotion.promote", of("1"), None),
+        ("promotion.rollback", ("--dataset", DATASET), None),
+        ("nightly.register_challenger", (), first),
     ):
         done = deployment.call(name, *arguments, cwd=cwd, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
         assert done.code == 75, done.log

@@ -20,8 +20,8 @@ import yaml
 
 from atspeed_core.errors import TemporaryError, UserError
 from atspeed_core.files import replacing, write_json
-from tasks.nightly.checkout import STATE
-from tasks.nightly.preset import home
+from tasks.deployment.checkout import STATE
+from tasks.deployment.preset import home
 from tasks.stage import TEMPORARY_ERRNOS
 from tasks.tracking import masked
 

@@ -16,7 +16,7 @@ from atspeed_core.errors import UserError
 from atspeed_core.evaluation.gate import Evidence, Thresholds
 from atspeed_core.evaluation.inputs import read_stage_json, read_stage_parquet
 from atspeed_core.files import read_json, write_json
-from tasks.nightly.preset import Gate, merged
+from tasks.deployment.preset import Gate, merged
 from tasks.paths import RESULTS
 
 Json = dict[str, Any]

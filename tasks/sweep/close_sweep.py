@@ -11,10 +11,10 @@ import typer
 
 from atspeed_core.errors import UserError
 from atspeed_core.files import read_json, replacing
-from tasks.nightly.command import answer, command
-from tasks.nightly.plan_sweep import Experiment, Sweep, folder_of, load_sweep
-from tasks.nightly.run_experiment import FAILURE, METRICS
-from tasks.nightly.runs import experiment, find_or_create
+from tasks.deployment.command import answer, command
+from tasks.deployment.runs import experiment, find_or_create
+from tasks.sweep.plan_sweep import Experiment, Sweep, folder_of, load_sweep
+from tasks.sweep.run_experiment import FAILURE, METRICS
 from tasks.tracking import KEY, STATE, allowed_name
 
 if TYPE_CHECKING:  # takes seconds to import

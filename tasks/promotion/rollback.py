@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atspeed_core.errors import UserError
-from tasks.nightly.command import answer, command
-from tasks.nightly.registry import (
+from tasks.deployment.command import answer, command
+from tasks.deployment.model_registry import (
     CHAMPION,
     PREVIOUS,
     RECOMMENDER,

@@ -24,9 +24,8 @@ from atspeed_core.data.histories import load_histories
 from atspeed_core.errors import UserError
 from atspeed_core.files import replacing, write_json
 from atspeed_core.identifiers.catalog import Catalog
-from tasks.nightly.command import answer, command
-from tasks.nightly.preset import Batch, home, load_preset
-from tasks.nightly.registry import (
+from tasks.deployment.command import answer, command
+from tasks.deployment.model_registry import (
     CHAMPION,
     COMMIT,
     METHOD,
@@ -36,7 +35,8 @@ from tasks.nightly.registry import (
     registry,
     version_of,
 )
-from tasks.nightly.weights import PARAMS, decoding, fetch_model, model_cache, repository
+from tasks.deployment.preset import Batch, home, load_preset
+from tasks.deployment.weights import PARAMS, decoding, fetch_model, model_cache, repository
 
 if TYPE_CHECKING:  # takes seconds to import
     from mlflow.entities.model_registry import ModelVersion

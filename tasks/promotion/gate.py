@@ -11,12 +11,8 @@ import typer
 from atspeed_core.errors import UserError
 from atspeed_core.evaluation.gate import Evidence, Verdict, judge
 from atspeed_core.files import write_json
-from tasks.nightly import evidence
-from tasks.nightly.command import NothingToDo, answer, command
-from tasks.nightly.evidence import NightEvidence
-from tasks.nightly.night import Champion
-from tasks.nightly.preset import Gate
-from tasks.nightly.registry import (
+from tasks.deployment.command import NothingToDo, answer, command
+from tasks.deployment.model_registry import (
     ACCEPTED,
     CHALLENGER,
     DATE,
@@ -33,6 +29,10 @@ from tasks.nightly.registry import (
     registry,
     version_of,
 )
+from tasks.deployment.preset import Gate
+from tasks.nightly.night import Champion
+from tasks.promotion import evidence
+from tasks.promotion.evidence import NightEvidence
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
     from mlflow import MlflowClient
@@ -119,7 +119,7 @@ def objection(
     compared = night.champion["of"]["version"] if night.champion else None
     now = champion.version if champion else None
     if when := registered.tags.get(ROLLED_BACK):
-        back = f"python -m tasks.nightly.rollback --dataset {dataset}"
+        back = f"python -m tasks.promotion.rollback --dataset {dataset}"
         reason = f"version {registered.version} was rolled back ({when}); to have it again, roll back again: {back}"
     elif compared != now:
         reason = (

@@ -14,10 +14,10 @@ import typer
 
 from atspeed_core.errors import UserError
 from atspeed_core.files import replacing, write_json
-from tasks.nightly.command import answer, command
-from tasks.nightly.plan_recommendations import LISTS, MANIFEST, Plan, load_plan, read_shard, shard_file
-from tasks.nightly.recommend_shard import Facts, finished
-from tasks.nightly.runs import experiment, find_or_create
+from tasks.deployment.command import answer, command
+from tasks.deployment.runs import experiment, find_or_create
+from tasks.recommendations.plan_recommendations import LISTS, MANIFEST, Plan, load_plan, read_shard, shard_file
+from tasks.recommendations.recommend_shard import Facts, finished
 from tasks.tracking import KEY
 
 CURRENT = "current"

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atspeed_core.errors import UserError
-from tasks.nightly.command import answer, command
-from tasks.nightly.registry import (
+from tasks.deployment.command import answer, command
+from tasks.deployment.model_registry import (
     ACCEPTED,
     CHALLENGER,
     CHAMPION,
@@ -56,7 +56,7 @@ def promote(client: "MlflowClient", dataset: str, version: str) -> str | None:
     if champion != version:
         if verdict != ACCEPTED:
             found = f"the gate has not accepted it ({verdict or 'not judged'})"
-            remedy = f"run: python -m tasks.nightly.gate --dataset {dataset} --version {version}"
+            remedy = f"run: python -m tasks.promotion.gate --dataset {dataset} --version {version}"
             raise UserError(f"{name} version {version}: {found}; {remedy}")
         if champion is not None:
             set_alias(client, dataset, PREVIOUS, champion)

@@ -21,8 +21,8 @@ import yaml
 from atspeed_core.errors import TemporaryError, UserError
 from atspeed_core.files import replacing
 from atspeed_core.settings import Evaluate
+from tasks.deployment.preset import HOME, home
 from tasks.nightly.night import NIGHT
-from tasks.nightly.preset import HOME, home
 from tasks.paths import DRAFTS, IDENTIFIERS, PLANS, PROCESSED, TARGET
 from tasks.tracking import masked
 

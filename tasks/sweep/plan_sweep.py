@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from atspeed_core.errors import UserError
 from atspeed_core.files import replacing, write_json
 from atspeed_core.settings import load_params
-from tasks.nightly.checkout import REVISION, check_out, clone, night_before, reach_home, safe_name
-from tasks.nightly.command import answer, command
-from tasks.nightly.preset import PRESETS, home, load_preset, merged
-from tasks.nightly.runs import experiment, find_or_create
+from tasks.deployment.checkout import REVISION, check_out, clone, night_before, reach_home, safe_name
+from tasks.deployment.command import answer, command
+from tasks.deployment.preset import PRESETS, home, load_preset, merged
+from tasks.deployment.runs import experiment, find_or_create
 from tasks.tracking import PIPELINE_RUN, STATE
 from tasks.wire_methods import known_methods
 
@@ -219,7 +219,7 @@ def load_sweep(run_id: str) -> Sweep:
     try:
         return Sweep.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; plan the sweep first: python -m tasks.nightly.plan_sweep") from None
+        raise UserError(f"{path}: no such file; plan the sweep first: python -m tasks.sweep.plan_sweep") from None
     except ValidationError as error:
         raise UserError(f"{path}: damaged ({error.error_count()} faults); remove it and plan the sweep anew") from None
 

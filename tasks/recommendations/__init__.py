@@ -1,0 +1,1 @@
+"""Top-K lists of the champion for every user, shard by shard."""
