@@ -4,12 +4,11 @@ Total loss (1 - alpha) L_rec + alpha L_align (AtSpeed, section 3.2); the methods
 `sft` has none. docs/methods.md lists them.
 """
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,22 +19,17 @@ from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.decoding.device_trie import DeviceTrie
 from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.decoding.search import beam_search
-from atspeed_core.files import replacing
 from atspeed_core.models.prompts import PromptEncoder
-from atspeed_core.progress import track
 from atspeed_core.settings import AlignDraft, Method
 from atspeed_core.training import losses
 from atspeed_core.training.containment import containment
 from atspeed_core.training.curves import Curves
 from atspeed_core.training.distributions import Support, ValidCodes, WholeVocabulary, rows_of, step_log_probs
+from atspeed_core.training.loop import Schedule, epochs, train
 from atspeed_core.training.prefix_trees import PrefixTree, kth_path, prefix_tree
 from atspeed_core.training.recommendation_loss import recommendation_loss
 from atspeed_core.training.topk_cache import CachedBatch, Context, TopkCache
 from atspeed_core.training.windows import epoch_windows, token_batch
-
-logger = logging.getLogger(__name__)
-CHECKPOINTS_A_RUN = 5
-WARMUP = 0.05  # share of the updates
 
 
 @dataclass(frozen=True)
@@ -61,8 +55,7 @@ class Aligned:
 
 SequenceSource = Literal["top_k", "ground_truth", "own_beams"]
 AlignmentLoss = Callable[[Aligned, AlignDraft], Tensor]
-
-T = TypeVar("T")
+TrainingBatch = tuple[list[NDArray[np.int64]], list[np.int64]]  # windows of L_rec and numbers of contexts
 
 # prefix_containment is none of them: it weighs prefixes by how they stand among others.
 ALIGNMENT_LOSSES: dict[Method, AlignmentLoss] = {
@@ -116,25 +109,20 @@ def align(
 ) -> Curves:
     """Train `draft` in place; returns its learning curves.
 
-    With `checkpoint`, a file, a stopped run goes on from its last state and ends with the same weights.
+    With `checkpoint`, a file, a stopped run resumes from its last state and ends with the same weights.
     """
-    optimizer = torch.optim.AdamW(
-        draft.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98)
-    )
-    curves = Curves()
-    start = _resume(checkpoint, draft, optimizer, curves)
-    windows = _forever(lambda epoch: _epoch(data, settings, epoch), settings.batch_size, start)
     size = data.cache.index.num_observed if needs_next_items(method, settings) else len(data.cache)
-    contexts = _forever(lambda epoch: _permutation(size, settings.seed, epoch), settings.batch_size, start)
-    draft.model.train()
-    for step in track(range(start, settings.num_updates), f"aligning {method}", total=settings.num_updates - start):
-        parts = _losses(draft, data, method, settings, next(windows), next(contexts), step)
-        _update(draft, optimizer, parts["loss"], settings, step)
-        curves.add(step, {name: float(value.detach()) for name, value in parts.items()})
-        if checkpoint and (step + 1) % max(1, settings.num_updates // CHECKPOINTS_A_RUN) == 0:
-            _save(checkpoint, draft, optimizer, curves, step + 1)
-    draft.model.eval()
-    return curves
+
+    def batches(start: int) -> Iterator[TrainingBatch]:
+        windows = epochs(lambda epoch: _epoch(data, settings, epoch), settings.batch_size, start)
+        contexts = epochs(lambda epoch: _permutation(size, settings.seed, epoch), settings.batch_size, start)
+        return zip(windows, contexts, strict=False)  # both endless
+
+    def terms(batch: TrainingBatch, step: int) -> dict[str, Tensor]:
+        return _losses(draft, data, method, settings, *batch, step)
+
+    schedule = Schedule(settings.num_updates, settings.learning_rate, settings.weight_decay)
+    return train(draft.model, batches, terms, schedule, label=f"aligning {method}", checkpoint=checkpoint)
 
 
 def _losses(
@@ -250,21 +238,6 @@ def _turn_of_own_beams(step: int, share: float) -> bool:
     return math.floor((step + 1) * share) > math.floor(step * share)
 
 
-def learning_rate_at(step: int, num_updates: int, peak: float) -> float:
-    """Learning rate of update number `step`: a linear warm-up over the first 5 %, then a cosine to 0."""
-    warmup = min(1.0, (step + 1) / max(1.0, WARMUP * num_updates))
-    return peak * warmup * 0.5 * (1 + math.cos(math.pi * step / num_updates))
-
-
-def _update(draft: CodeModel, optimizer: torch.optim.Optimizer, loss: Tensor, settings: AlignDraft, step: int) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate_at(step, settings.num_updates, settings.learning_rate)
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(draft.model.parameters(), 1.0)
-    optimizer.step()
-
-
 def _epoch(data: AlignmentData, settings: AlignDraft, epoch: int) -> list[NDArray[np.int64]]:
     return epoch_windows(
         data.sequences,
@@ -276,37 +249,3 @@ def _epoch(data: AlignmentData, settings: AlignDraft, epoch: int) -> list[NDArra
 
 def _permutation(size: int, seed: int, epoch: int) -> list[np.int64]:
     return list(np.random.default_rng([seed, epoch, 1]).permutation(size))
-
-
-def _forever(epoch_items: Callable[[int], list[T]], batch_size: int, start: int) -> Iterator[list[T]]:
-    """Batches of one epoch after the other, from batch number `start` on."""
-    epoch, number = 0, 0
-    while True:
-        items = epoch_items(epoch)
-        for i in range(0, len(items), batch_size):
-            if number >= start:
-                yield items[i : i + batch_size]
-            number += 1
-        epoch += 1
-
-
-def _save(path: Path, draft: CodeModel, optimizer: torch.optim.Optimizer, curves: Curves, step: int) -> None:
-    state = {
-        "step": step,
-        "model": draft.model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "curves": curves.rows,
-    }
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
-
-
-def _resume(path: Path | None, draft: CodeModel, optimizer: torch.optim.Optimizer, curves: Curves) -> int:
-    if path is None or not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True, map_location=draft.code_ids.device)
-    draft.model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    curves.rows.extend(tuple(row) for row in state["curves"])
-    logger.info("going on after update %d of %s", state["step"], path)
-    return int(state["step"])

@@ -9,7 +9,7 @@ from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.models.building import load_base_draft, save_model
 from atspeed_core.models.tokenizer import build_tokenizer
 from atspeed_core.settings import AlignDraft, Architecture
-from atspeed_core.training import alignment
+from atspeed_core.training import alignment, loop
 from atspeed_core.training.alignment import AlignmentData, align, aligned_batch
 from atspeed_core.training.topk_cache import Context, TopkCache, choose_contexts, write_index, write_shards
 from tests.tiny_models import make_catalog, make_model, make_recommender
@@ -161,21 +161,22 @@ class Stopped(Exception):
     pass
 
 
-def test_a_stopped_run_goes_on_and_ends_with_the_same_weights(data, tmp_path, monkeypatch):
+def test_a_stopped_run_resumes_and_ends_with_the_same_weights(data, tmp_path, monkeypatch):
     whole = new_draft(data)
     curves = align(whole, data, "atspeed_s", settings())
-    update = alignment._update
+    update, losses = loop._update, []
 
-    def stop_at_seven(draft, optimizer, loss, settings, step):
-        if step == 7:
+    def stop_at_seven(model, optimizer, loss, learning_rate):
+        losses.append(loss)
+        if len(losses) == 8:
             raise Stopped
-        update(draft, optimizer, loss, settings, step)
+        update(model, optimizer, loss, learning_rate)
 
     checkpoint = tmp_path / "state.pt"
-    monkeypatch.setattr(alignment, "_update", stop_at_seven)
+    monkeypatch.setattr(loop, "_update", stop_at_seven)
     with pytest.raises(Stopped):
         align(new_draft(data), data, "atspeed_s", settings(), checkpoint=checkpoint)
-    monkeypatch.setattr(alignment, "_update", update)
+    monkeypatch.setattr(loop, "_update", update)
     resumed = new_draft(data)
     again = align(resumed, data, "atspeed_s", settings(), checkpoint=checkpoint)
     assert again.rows == curves.rows

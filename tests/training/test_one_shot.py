@@ -8,7 +8,7 @@ import torch
 
 from atspeed_core.models.one_shot import OneShotDraft
 from atspeed_core.settings import AlignDraft, OneShot
-from atspeed_core.training import one_shot
+from atspeed_core.training import loop
 from atspeed_core.training.one_shot import distillation, one_shot_loss, train_one_shot
 from tests.training.test_alignment import SHAPE, data  # noqa: F401
 
@@ -61,7 +61,7 @@ def test_a_stopped_training_ends_with_the_same_weights(data, tmp_path, monkeypat
 
     draft = new_draft(data)
     with monkeypatch.context() as patch:
-        patch.setattr(one_shot, "track", killed_after)
+        patch.setattr(loop, "track", killed_after)
         with pytest.raises(Killed):
             train_one_shot(draft, data, settings(10), checkpoint=tmp_path / "state.pt")
     resumed = new_draft(data)
