@@ -64,18 +64,23 @@ def observed(sequences: Sequence[list[str]], settings: CacheTopk) -> list[Contex
 
 
 def rolled_out(recommender: Recommender, sequences: Sequence[list[str]], settings: CacheTopk) -> list[Context]:
-    """Contexts after each item that the target drew to follow the users' whole training histories."""
+    """Contexts after each item that the target sampled to follow the users' whole training histories.
+
+    The search runs without speculation: for a single item it scores one node per level, where speculation scores all
+    nodes of level 1. The noise depends on seed, request and node alone, so the samples are the same either way.
+    """
+    recommender = recommender.without_speculation()
     users = [user for user, items in enumerate(sequences) if items for _ in range(settings.rollouts_per_user)]
-    histories, drawn = [sequences[user] for user in users], [list[str]() for _ in users]
+    histories, rollouts = [sequences[user] for user in users], [list[str]() for _ in users]
     starts = range(0, len(users), settings.batch_size)
     steps = [(step, start) for step in range(settings.rollout_items) for start in starts]
-    for step, start in track(steps, "carrying training histories on"):
+    for step, start in track(steps, "rolling out training histories"):
         batch = range(start, min(start + settings.batch_size, len(users)))
-        asked = [histories[row] + drawn[row] for row in batch]
+        so_far = [histories[row] + rollouts[row] for row in batch]
         seed = settings.seed + step * len(users) + start
-        for row, items in zip(batch, recommender.recommend(asked, 1, "exact_sampling", seed=seed).items, strict=True):
-            drawn[row] += items
-    places = [recommender.catalog.positions_of(items).tolist() for items in drawn]
+        for row, items in zip(batch, recommender.recommend(so_far, 1, "exact_sampling", seed=seed).items, strict=True):
+            rollouts[row] += items
+    places = [recommender.catalog.positions_of(items).tolist() for items in rollouts]
     lengths = range(1, settings.rollout_items + 1)
     return [
         Context(user, len(history), tuple(rollout[:length]))

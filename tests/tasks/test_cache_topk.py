@@ -29,7 +29,7 @@ def test_users_without_an_item_that_came_next_are_a_readable_mistake():
         observed([["0"], [], ["5"]], CacheTopk())
 
 
-def test_every_training_history_is_carried_on(recommender):
+def test_every_training_history_is_rolled_out(recommender):
     settings = CacheTopk(rollouts_per_user=2, rollout_items=3, batch_size=4)
     contexts = rolled_out(recommender, SEQUENCES, settings)
     assert [(c.user, c.position) for c in contexts] == [(u, len(SEQUENCES[u])) for u in (0, 2, 3) for _ in range(6)]
@@ -41,13 +41,20 @@ def test_every_training_history_is_carried_on(recommender):
     assert rolled_out(recommender, SEQUENCES, CacheTopk()) == []
 
 
-def test_its_items_are_drawn_from_the_targets_law(recommender):
+def test_speculation_gives_the_same_rollouts(recommender, monkeypatch):
+    settings = CacheTopk(rollouts_per_user=5, rollout_items=3, batch_size=4)
+    contexts = rolled_out(recommender, SEQUENCES, settings)
+    monkeypatch.setattr(type(recommender), "without_speculation", lambda self: self)
+    assert rolled_out(recommender, SEQUENCES, settings) == contexts
+
+
+def test_its_items_are_sampled_from_the_targets_distribution(recommender):
     history = ["0", "3"]
     settings = CacheTopk(rollouts_per_user=2000, rollout_items=1, batch_size=200)
-    drawn = Counter(context.rollout[0] for context in rolled_out(recommender, [history], settings))
+    counts = Counter(context.rollout[0] for context in rolled_out(recommender, [history], settings))
     tree = ScoredTree(recommender.target, recommender.trie, *recommender.encode([history]))
     with torch.no_grad():
         tree.score(torch.arange(1, recommender.catalog.trie.first_leaf)[None])
-        law = leaf_law(tree, temperature=1.0)
-    observed = [drawn[place] for place in np.argsort(recommender.catalog.trie.leaf_of_item)]
-    assert chisquare(observed, [2000 * p for p in law]).pvalue > 1e-3
+        probabilities = leaf_law(tree, temperature=1.0)
+    sampled = [counts[place] for place in np.argsort(recommender.catalog.trie.leaf_of_item)]
+    assert chisquare(sampled, [2000 * p for p in probabilities]).pvalue > 1e-3
