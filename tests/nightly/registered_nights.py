@@ -8,11 +8,7 @@ import importlib
 import json
 import logging
 import os
-import socket
 import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,37 +46,6 @@ OUTS = {
 }
 GATE = {"k": K, "min_accepted_steps": 0.0, "max_latency_ratio": 1000.0}
 RIGHT, WRONG = 1, 7  # seeds of targets
-
-
-def wait_for(url: str) -> None:
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=2)
-        except OSError:
-            assert time.monotonic() < deadline, f"{url} does not answer"
-            time.sleep(0.2)
-        else:
-            return
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def mlflow_server(folder: Path) -> Iterator[str]:
-    """Address of an MLflow server with a store of its own; it starts while other things are made ready."""
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/files"]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
 
 
 @dataclass(frozen=True)
@@ -160,7 +125,6 @@ class Deployment:
     def parent_run(self, date: str) -> str:
         from mlflow import MlflowClient
 
-        wait_for(f"{self.server}/health")
         client = MlflowClient(self.server)
         found = client.get_experiment_by_name("atspeed-nightly")
         experiment = found.experiment_id if found else client.create_experiment("atspeed-nightly")

@@ -19,7 +19,8 @@ from tasks.nightly.close_run import KEEP_DAYS, close_run
 from tasks.nightly.night import load_night
 from tasks.nightly.open_run import Request, open_night
 from tasks.tracking import waiting
-from tests.nightly.tiny_deployment import DATASET, NOBODY, PRESET, Deployment, git, mlflow_server
+from tests.mlflow_server import mlflow_server
+from tests.nightly.tiny_deployment import DATASET, NOBODY, PRESET, Deployment, git
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

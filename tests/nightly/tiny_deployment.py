@@ -3,13 +3,10 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,30 +86,6 @@ PRESET = {
     "params": {"prepare_data": {"dataset": DATASET, "k_core": 2}},
     "nightly": {"full_retrain_days": 0},
 }
-
-
-@contextmanager
-def mlflow_server(folder: Path) -> Iterator[str]:
-    """Address of a running MLflow server with a store of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/files"]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), "MLflow does not answer", seconds=120)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-
-
-def answers(url: str) -> bool:
-    try:
-        urllib.request.urlopen(url, timeout=2)
-    except OSError:
-        return False
-    return True
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:

@@ -16,7 +16,8 @@ from tasks.deployment.weights import fetch_model, locked_digests, tree_md5
 from tasks.nightly import evaluate_champion, register_challenger
 from tasks.nightly.night import Champion, load_night
 from tasks.promotion import promote, rollback
-from tests.nightly.registered_nights import DATASET, WRONG, Deployment, git, mlflow_server
+from tests.mlflow_server import mlflow_server
+from tests.nightly.registered_nights import DATASET, WRONG, Deployment, git
 
 NAMES = {part: f"atspeed-{DATASET}-{part}" for part in ("target", "draft", "recommender")}
 

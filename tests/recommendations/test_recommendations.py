@@ -3,11 +3,8 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +21,7 @@ from atspeed_core.data.histories import load_histories
 from atspeed_core.data.prepare import LAYOUTS
 from tasks.deployment.weights import load_recommender
 from tasks.recommendations import plan_recommendations, publish_recommendations, recommend_shard
+from tests.mlflow_server import mlflow_server
 from tests.tiny_models import make_catalog, make_recommender
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,31 +85,9 @@ def make_repository(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of an MLflow server with a store of its own; it starts while other things are made ready."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "a")]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    """Address of an MLflow server with a store of its own."""
+    with mlflow_server(tmp_path_factory.mktemp("server")) as address:
         yield address
-        process.terminate()
-
-
-def wait_for(url: str) -> None:
-    deadline = time.monotonic() + 120
-    while not answers(url):
-        assert time.monotonic() < deadline, f"{url} does not answer"
-        time.sleep(0.3)
-
-
-def answers(url: str) -> bool:
-    try:
-        return bool(urllib.request.urlopen(url, timeout=2))
-    except OSError:
-        return False
 
 
 @dataclass(frozen=True)
@@ -128,7 +104,6 @@ def deployment(server: str, tmp_path_factory: pytest.TempPathFactory) -> Deploym
 
     repository = tmp_path_factory.mktemp("repository")
     commit = make_repository(repository)
-    wait_for(f"{server}/health")
     client = MlflowClient(server)
     client.create_registered_model(NAME)
     model = client.create_logged_model("0", name="recommender").model_id

@@ -2,8 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -15,16 +13,9 @@ from typing import Any
 import pytest
 
 from atspeed_core.recommender import Recommender
-from tests.nightly.registered_nights import (
-    DATASET,
-    HISTORIES,
-    ROOT,
-    Deployment,
-    K,
-    free_port,
-    mlflow_server,
-    wait_for,
-)
+from local_services.processes import LOOPBACK, Server, answers, free_port
+from tests.mlflow_server import mlflow_server
+from tests.nightly.registered_nights import DATASET, HISTORIES, ROOT, Deployment, K
 
 MODEL = f"models:/atspeed-{DATASET}-recommender@champion"
 EXACT_FIGURES = ("items", "accepted_steps", "target_calls")
@@ -71,21 +62,17 @@ def serve(deployment: Deployment, folder: Path) -> Iterator[str]:
     folder.mkdir()
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", MODEL, "--env-manager", "local"]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--host", LOOPBACK, "--port", str(port)]
     unknown = {name: "" for name in deployment.environment if name.startswith("ATSPEED_")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, **unknown, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with (
-        (folder / "log").open("w") as log,
-        subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
-        ) as process,
-    ):
-        try:
-            wait_for(f"http://127.0.0.1:{port}/ping")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
+    server = Server("mlflow models serve", command, environment, folder / "log", folder=folder)
+    try:
+        server.start()
+        server.wait_for(lambda: answers(f"http://{LOOPBACK}:{port}/ping"))
+        yield f"http://{LOOPBACK}:{port}"
+    finally:
+        server.stop()
 
 
 def ask(address: str, histories: list[list[str]], **params: Any) -> list[dict[str, Any]]:

@@ -2,11 +2,8 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from typer.testing import CliRunner
 
 from tasks.deployment.checkout import checkout_of
 from tasks.sweep import close_sweep, plan_sweep
+from tests.mlflow_server import mlflow_server
 
 ROOT = Path(__file__).resolve().parents[2]
 CHANGES = '[{}, {"align_draft.alpha": 0.3}]'
@@ -27,6 +25,7 @@ from pathlib import Path
 from atspeed_core.errors import UserError
 from atspeed_core.files import write_json
 from tasks.stage import stage
+from tests.mlflow_server import mlflow_server
 
 name, out, method = [*sys.argv[1:], None][:3]
 with stage(name, Path("params.yaml"), method=method) as run:
@@ -107,28 +106,9 @@ def git(folder: Path, *arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of an MLflow server with a store of its own; it starts while other things are made ready."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "a")]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        yield f"http://127.0.0.1:{port}"
-        process.terminate()
-
-
-def wait_for(url: str) -> None:
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=2)
-        except OSError:
-            assert time.monotonic() < deadline, f"{url} does not answer"
-            time.sleep(0.3)
-        else:
-            return
+    """Address of an MLflow server with a store of its own."""
+    with mlflow_server(tmp_path_factory.mktemp("server")) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +116,6 @@ def deployment(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """The folder of a deployment: repository/, home/, stages_run; the environment names them."""
     folder = tmp_path_factory.mktemp("deployment")
     make_repository(folder / "repository", folder / "home" / "dvc-remote")
-    wait_for(f"{server}/health")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", server)
         patch.setenv("ATSPEED_HOME", str(folder / "home"))

@@ -3,11 +3,9 @@
 import json
 import logging
 import os
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ from atspeed_core.settings import Params, load_params
 from tasks import tracking
 from tasks.record import digest, flat_params, provenance, write_record
 from tasks.tracking import allowed_name, masked, send_or_warn, send_pending, waiting
+from tests.mlflow_server import mlflow_server
 
 ROOT = Path(__file__).resolve().parents[2]
 WIRING = """
@@ -38,34 +37,9 @@ stages:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a running MLflow server with a store of its own."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination",
-        str(folder / "files"),
-    ]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        wait_for(f"http://127.0.0.1:{port}/health")
-        yield f"http://127.0.0.1:{port}"
-        process.terminate()
-
-
-def wait_for(url: str) -> None:
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=2)
-        except OSError:
-            assert time.monotonic() < deadline, f"{url} does not answer"
-            time.sleep(0.3)
-        else:
-            return
+    """Address of an MLflow server with a store of its own."""
+    with mlflow_server(tmp_path_factory.mktemp("server")) as address:
+        yield address
 
 
 @pytest.fixture
