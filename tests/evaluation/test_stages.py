@@ -17,13 +17,22 @@ from tasks import evaluate, evaluate_target
 SHAPE = {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "intermediate_size": 8}
 
 
+EVALUATE = {
+    "ks": [1, 2],
+    "batch_size": 3,
+    "timing_users": 2,
+    "bootstrap_samples": 50,
+    "sasrec": {"hidden_size": 8, "max_updates": 10},
+}
+
+
 def make_params(**settings: Any) -> Params:
     return Params.model_validate(
         {
             "prepare_data": {"dataset": "tiny", "source": "movielens", "path": "nowhere", "max_history": 3},
             "finetune_target": {"architecture": SHAPE},
             "align_draft": {"architecture": SHAPE},
-            "evaluate": {"ks": [1, 2], "batch_size": 3, "timing_users": 2, "bootstrap_samples": 50, **settings},
+            "evaluate": {**EVALUATE, **settings},
         }
     )
 

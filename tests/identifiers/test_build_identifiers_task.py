@@ -1,8 +1,5 @@
-"""The stage build_identifiers from the command line, in a folder of its own."""
+"""The command of the stage build_identifiers, in a folder of its own."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from click.testing import Result
 from safetensors.numpy import load_file
 
 from atspeed_core.files import read_json, write_json
 from atspeed_core.identifiers.catalog import Catalog
+from tests.in_process import STAGE_ENVIRONMENT, call
 
 PROJECT = Path(__file__).resolve().parents[2]
 OUTPUTS = ("identifiers.json", "codebooks.safetensors", "report.json")
@@ -36,21 +35,17 @@ def workspace(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_stage(
-    workspace: Path, evaluate: dict[str, Any] | None = None, **settings: Any
-) -> subprocess.CompletedProcess[str]:
+def run_stage(workspace: Path, evaluate: dict[str, Any] | None = None, **settings: Any) -> Result:
     params = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
     params["build_identifiers"] = settings
     params["evaluate"].update(evaluate or {})
     (workspace / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "MLFLOW_TRACKING_URI": f"sqlite:///{workspace}/mlflow.db"}
-    command = [sys.executable, "-m", "tasks.build_identifiers"]
-    return subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True, timeout=120)
+    return call("tasks.build_identifiers", folder=workspace, **STAGE_ENVIRONMENT)
 
 
 def test_the_stage_writes_identifiers_codebooks_and_report(workspace: Path) -> None:
     done = run_stage(workspace, codebook_width=4, num_levels=3)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     folder = workspace / "data/identifiers"
     assert sorted(path.name for path in folder.iterdir()) == sorted(OUTPUTS)
     catalog = Catalog.load(folder / "identifiers.json")
@@ -65,7 +60,7 @@ def test_the_stage_writes_identifiers_codebooks_and_report(workspace: Path) -> N
 def test_a_mistake_is_one_line_with_code_2_and_leaves_the_outputs_alone(workspace: Path) -> None:
     write_json(workspace / "given.json", {str(n): [f"<a_{n}>"] for n in range(40)})
     done = run_stage(workspace, method="file", file="given.json")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     folder = workspace / "data/identifiers"
     assert read_json(folder / "identifiers.json") == read_json(workspace / "given.json")
     assert load_file(folder / "codebooks.safetensors") == {}
@@ -73,7 +68,7 @@ def test_a_mistake_is_one_line_with_code_2_and_leaves_the_outputs_alone(workspac
 
     write_json(workspace / "given.json", {str(n): [f"<a_{n}>"] for n in range(39)})
     done = run_stage(workspace, method="file", file="given.json")
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "given.json: 1 of the data set's 40 items have no identifier (39)" in done.stderr
     assert done.stderr.count("ERROR") == 1
     assert "Traceback" not in done.stderr
@@ -81,10 +76,10 @@ def test_a_mistake_is_one_line_with_code_2_and_leaves_the_outputs_alone(workspac
 
 
 def test_lists_longer_than_the_catalogue_are_refused_and_earlier_outputs_stay(workspace: Path) -> None:
-    assert run_stage(workspace, codebook_width=4, num_levels=3).returncode == 0
+    assert run_stage(workspace, codebook_width=4, num_levels=3).exit_code == 0
     before = {name: (workspace / "data/identifiers" / name).read_bytes() for name in OUTPUTS}
     done = run_stage(workspace, evaluate={"ks": [10, 41], "draft_beams": 41}, codebook_width=3, num_levels=4)
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "evaluate.ks: K = 41 is larger than the catalogue of 40 identifiers" in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2  # one line, and one that says how many items were embedded
     assert {name: (workspace / "data/identifiers" / name).read_bytes() for name in OUTPUTS} == before

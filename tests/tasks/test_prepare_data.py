@@ -1,4 +1,4 @@
-"""The stage as its users call it: exit codes, one line for a mistake, earlier outputs untouched."""
+"""The command of the stage prepare_data: exit codes, one line for a mistake, earlier outputs untouched."""
 
 import os
 import shutil
@@ -10,6 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from click.testing import Result
+
+from tests.in_process import STAGE_ENVIRONMENT, call
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = [(u, i, 4.0, 10 * u + i) for u in range(6) for i in range(6)]
@@ -24,10 +27,8 @@ def spoil(**changes: str) -> Callable[[Path], None]:
     return lambda path: GOOD.astype(str).assign(**changes).to_parquet(path)
 
 
-def run(project: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tasks.prepare_data", "--params", "params.yaml", *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{project}/mlflow.db"}
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=120)
+def run(project: Path, *options: str) -> Result:
+    return call("tasks.prepare_data", *options, folder=project, **STAGE_ENVIRONMENT)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["prepare_data"] |= {"dataset": "toy", "source": "table", "path": "toy.parquet"}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     GOOD.to_parquet(folder / "toy.parquet")
-    finished = run(folder)
+    command = [sys.executable, "-m", "tasks.prepare_data"]  # as DVC starts it
+    environment = {**os.environ, **STAGE_ENVIRONMENT}
+    finished = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
     assert finished.returncode == 0, finished.stderr
     return folder
 
@@ -71,7 +74,7 @@ def test_bad_input_is_one_line_exit_code_2_and_no_change(
     damage(project / "toy.parquet")
     finished = run(project)
     GOOD.to_parquet(project / "toy.parquet")
-    assert finished.returncode == 2, finished.stderr
+    assert finished.exit_code == 2, finished.stderr
     assert said in finished.stderr.splitlines()[-1]
     assert "Traceback" not in finished.stderr
     assert outputs(project) == before
@@ -80,6 +83,6 @@ def test_bad_input_is_one_line_exit_code_2_and_no_change(
 def test_a_sample_for_a_quick_look(project: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(project, tmp_path / "copy")
     finished = run(copy, "--sample", "5")
-    assert finished.returncode == 0, finished.stderr
+    assert finished.exit_code == 0, finished.stderr
     assert "DVC does not know of --sample" in finished.stderr
     assert len(pd.read_parquet(copy / "data" / "processed" / "train.parquet")) == 5

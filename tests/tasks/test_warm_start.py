@@ -26,6 +26,7 @@ from atspeed_core.models.warm_start import choose_start
 from atspeed_core.settings import load_params
 from atspeed_core.training.curves import Curves, read_curves
 from tasks.serving.schema import weights_signature
+from tests.in_process import STAGE_ENVIRONMENT, call, run_stage
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 16}
@@ -68,17 +69,13 @@ class Night:
         write_processed(folder / "data" / "processed", num_items)
 
     def environment(self) -> dict[str, str]:
-        names = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ATSPEED_SENDER": "test", "DS_ACCELERATOR": "cpu"}
-        names |= {f"GIT_{who}_{what}": "test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        names = {f"GIT_{who}_{what}": "test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return {**os.environ, **names, "PATH": path, "DVC_SITE_CACHE_DIR": str(self.folder.parent / "site")}
 
-    def call(self, *command: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
-        where = cwd or self.folder
-        return subprocess.run(command, cwd=where, env=self.environment(), capture_output=True, text=True, timeout=120)
-
     def run(self, *command: str, cwd: Path | None = None) -> str:
-        done = self.call(*command, cwd=cwd)
+        where = cwd or self.folder
+        done = subprocess.run(command, cwd=where, env=self.environment(), capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -87,7 +84,7 @@ class Night:
 
     def stage(self, name: str, *arguments: str) -> dict[str, str]:
         """Run a stage; returns the facts of its record."""
-        self.run(sys.executable, "-m", f"tasks.{name}", *arguments)
+        run_stage(self.folder, name, *arguments, DVC_SITE_CACHE_DIR=str(self.folder.parent / "site"))
         (record,) = self.folder.glob(f"outbox/*-{name}-*/record.json")
         facts = dict(json.loads(record.read_text())["facts"])
         shutil.rmtree(self.folder / "outbox")
@@ -230,8 +227,8 @@ def test_rebuilt_identifiers_mean_a_target_from_scratch(second: Night) -> None:
 
 def refused(night: Night, commit: str) -> str:
     night.write_params(warm_start={"commit": commit})
-    done = night.call(sys.executable, "-m", "tasks.warm_start")
-    assert done.returncode == 2, done.stderr
+    done = call("tasks.warm_start", folder=night.folder, **STAGE_ENVIRONMENT)
+    assert done.exit_code == 2, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     return done.stderr
 
