@@ -11,7 +11,7 @@ export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site
 export DO_NOT_TRACK := true
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup run bench paper test test-exactness test-services lint format airflow rollback mlflow mlflow-send lock clean
+.PHONY: help setup run bench paper test test-pipeline test-exactness test-services lint format airflow rollback mlflow mlflow-send lock clean
 
 help: ## Show the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -44,6 +44,9 @@ paper: setup ## Every method on a data set, our table beside the paper's (DATASE
 test: setup ## Run the tests (WORKERS=n: how many at a time)
 	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
 	  python -m pytest --numprocesses $${WORKERS:-auto} --maxprocesses 4 --dist loadfile
+
+test-pipeline: setup ## Run the whole pipeline through DVC and MLflow, killed in every stage
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} python -m pytest -m pipeline tests/pipeline
 
 test-exactness: setup ## Compare strict lists with those of generate on thousands of random cases
 	@HF_HUB_OFFLINE=1 ATSPEED_EXAMPLES=$${CASES:-500} python -m pytest --timeout 1800 tests/decoding/test_search.py

@@ -12,50 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
-KS = ["1", "3", "5"]
-pytestmark = pytest.mark.timeout(900)  # a start of the pipeline takes minutes on a busy machine
+from tests.tiny_project import METHODS, ROOT, write_data_and_params
 
-METHODS = ["sft", "atspeed_s", "atspeed_r", "one_shot"]
-TINY: dict[str, dict[str, Any]] = {
-    "prepare_data": {"dataset": "small", "source": "table", "path": "small.csv", "k_core": 2, "max_history": 8},
-    "build_identifiers": {"codebook_width": 8, "embedding_dim": 8},
-    "finetune_target": {
-        "architecture": {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "intermediate_size": 64},
-        "max_epochs": 4,
-    },
-    "cache_topk": {"top_k": 5, "contexts_per_user": 2, "contexts_per_shard": 32, "compare_users": 4},
-    "align_draft": {
-        "architecture": {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32},
-        "num_updates": 20,
-        "one_shot": {"hidden_size": 16, "num_updates": 20},
-    },
-    "evaluate": {
-        "ks": [1, 3, 5],
-        "draft_beams": 8,
-        "timing_users": 4,
-        "bootstrap_samples": 50,
-        "exclude_history": False,
-        "sasrec": {"hidden_size": 16, "max_updates": 40},
-        "plan": {"users": 16, "batches": [1, 4], "prompt_percentiles": [50], "repetitions": 1},
-        "calls_by_nodes": {"ks": [3, 5], "nodes": [4, 16], "users": 12},
-    },
-}
-
-
-def small_data() -> pd.DataFrame:
-    """Ratings of the 60 most rated films by the 60 users who rated most of them."""
-    raw = ROOT / "data" / "raw" / "ml-latest-small-2016"
-    ratings = pd.read_parquet(raw / "ratings.parquet").merge(pd.read_parquet(raw / "movies.parquet"))
-    ratings.columns = ratings.columns.str.replace("Id", "_id", regex=False).str.lower()
-    ratings = ratings.rename(columns={"movie_id": "item_id"})
-    for column in ("item_id", "user_id"):
-        ratings = ratings[ratings[column].isin(ratings[column].value_counts().index[:60])]
-    return ratings[["user_id", "item_id", "rating", "timestamp", "title"]]
+pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(900)]  # a start takes minutes on a busy machine
 
 
 def copy_project(folder: Path) -> None:
@@ -67,13 +29,6 @@ def copy_project(folder: Path) -> None:
         shutil.copy(ROOT / name, folder / name)
 
 
-def tiny_params() -> dict[str, Any]:
-    params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
-    for section, changes in TINY.items():
-        params[section].update(changes)
-    return params
-
-
 class Project:
     """A copy of the project, and what is done in it."""
 
@@ -81,8 +36,7 @@ class Project:
         """Copy the project into `folder`, with little data and small models."""
         self.folder = folder
         copy_project(folder)
-        small_data().to_csv(folder / "small.csv", index=False)
-        (folder / "params.yaml").write_text(yaml.safe_dump(tiny_params(), sort_keys=False))
+        write_data_and_params(folder)
         self.run("git", "init", "--quiet")
         self.commit("start")
 
@@ -136,33 +90,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return made
 
 
-def test_the_report_holds_what_is_promised(project: Project) -> None:
-    metrics = project.metrics()
-    assert {"dataset", "device", "target", "baselines", "methods"} <= metrics.keys()
-    assert list(metrics["methods"]) == METHODS
-    promised = {"accepted_steps", "target_calls", "walltime_speedup", "walltime_speedup_oracle", "identical_lists"}
-    promised |= {"recall", "ndcg", "latency_ms_p50", "latency_ms_p95"}
-    for method in METHODS:
-        for verification in ("strict",) if method == "one_shot" else ("strict", "relaxed"):
-            by_k = metrics["methods"][method][verification]
-            assert list(by_k) == KS
-            assert all(promised <= figures.keys() for figures in by_k.values())
-    for name in ("summary.md", "report.html", "plots/accepted_steps.csv"):
-        assert (project.folder / "results" / name).stat().st_size > 0
-
-
-def test_strict_lists_are_those_of_generate(project: Project) -> None:
-    for method in METHODS:
-        strict = project.metrics()["methods"][method]["strict"]
-        assert {k: figures["identical_lists"] for k, figures in strict.items()} == dict.fromkeys(KS, 1.0)
-
-
-def test_more_nodes_need_fewer_calls_and_give_the_same_lists(project: Project) -> None:
-    for method in METHODS:
-        rows = project.metrics()["calls_by_nodes"][method]
-        assert [(row["k"], row["drafted_nodes"]) for row in rows] == [(3, 4), (3, 16), (5, 4), (5, 16)]
-        assert all(row["identical_lists"] == 1.0 for row in rows)
-        assert all(many["target_calls"] <= few["target_calls"] for few, many in zip(rows[::2], rows[1::2], strict=True))
+def test_the_figures_are_those_of_the_stages_called_one_by_one(project: Project, tiny_pipeline: Path) -> None:
+    """What tests/tasks/test_all_stages.py asserts of those holds for `make run` as well."""
+    expected = json.loads((tiny_pipeline / "results" / "metrics.json").read_text())
+    assert without_times(project.metrics()) == without_times(expected)
 
 
 def test_every_stage_is_one_run_below_one_parent(project: Project) -> None:
