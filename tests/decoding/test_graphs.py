@@ -1,7 +1,8 @@
 """The first part of a search can be captured: replayed on other requests it gives their lists; the host never looks.
 
-No GPU is needed. A trace of tensor operations stands in for a CUDA graph: like one it repeats the operations it has
-seen, whatever Python would have decided for other values. And tensors without values refuse to be read.
+No GPU is needed. A record of tensor operations stands in for a CUDA graph: like one it repeats the operations it has
+seen in the memory they used, whatever Python would have decided for other values. And tensors without values refuse
+to be read.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from atspeed_core import Recommender
 from atspeed_core.decoding.beam_rules import BestScore
@@ -51,17 +53,48 @@ def make(one_shot: bool = False) -> Recommender:
     return replace(recommender, draft=OneShotDraft(shape, recommender.catalog, max_history=20, seed=0))
 
 
-def capture_by_tracing(program: Program[Any], inputs: list[Tensor]) -> Captured[Any]:
+class Recording(TorchDispatchMode):
+    """Keeps every operation with the tensors that it read and wrote; an operation that tells the host a value fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple[Any, tuple[Any, ...], dict[str, Any], list[Tensor]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        assert not tells_the_host(func, args), f"{func} tells the host a value"
+        output = func(*args, **(kwargs or {}))
+        self.operations.append((func, args, kwargs or {}, written_by(output, args)))
+        return output
+
+    @torch.inference_mode()
+    def replay(self) -> None:
+        """Repeat all operations; each writes where it wrote when it was recorded."""
+        for func, args, kwargs, written in self.operations:
+            output = func(*args, **kwargs)
+            for ours, new in zip(written, written_by(output, args), strict=True):
+                ours.copy_(new)
+
+
+def tells_the_host(func: Any, args: tuple[Any, ...]) -> bool:
+    by_mask = func.overloadpacket is torch.ops.aten.index and any(
+        index is not None and index.dtype == torch.bool for index in args[1]
+    )
+    shapes = (torch.ops.aten.nonzero, torch.ops.aten.masked_select)
+    return torch.Tag.data_dependent_output in func.tags or func.overloadpacket in shapes or by_mask
+
+
+def written_by(output: Any, args: tuple[Any, ...]) -> list[Tensor]:
+    """The tensors of an operation's output with memory of their own; views and what is written in place have none."""
+    inputs = {tensor.untyped_storage().data_ptr() for tensor in tree_leaves(args) if isinstance(tensor, Tensor)}
+    outputs = [tensor for tensor in tree_leaves(output) if isinstance(tensor, Tensor)]
+    return [tensor for tensor in outputs if tensor.untyped_storage().data_ptr() not in inputs]
+
+
+def record(program: Program[Any], inputs: list[Tensor]) -> Captured[Any]:
     """As `CudaCapture`: the operations on tensors are kept, and what Python decided on the way stays decided."""
-    output = program(inputs)
-    ours = [*tensors_of(output)]
-    trace = make_fx(lambda *given: [*tensors_of(program(given))])(*inputs)
-
-    def replay() -> None:
-        for kept, new in zip(ours, trace(*inputs), strict=True):
-            kept.copy_(new)
-
-    return Captured(inputs, output, replay)
+    with Recording() as recording:
+        output = program(inputs)
+    return Captured(inputs, output, recording.replay)
 
 
 def tensors_of(part: Any) -> Iterator[Tensor]:
@@ -92,8 +125,9 @@ def test_a_replay_on_other_requests_gives_their_lists(
 
     def capture(program: Program[Any], inputs: list[Tensor]) -> Captured[Any]:
         nonlocal captures
+        captured = record(program, inputs)
         captures += 1
-        return capture_by_tracing(program, inputs)
+        return captured
 
     graphed = replace(recommender, graphs=Graphs(capture))
     for histories in [*BATCHES, *BATCHES]:
@@ -108,7 +142,7 @@ def test_a_replay_on_other_requests_gives_their_lists(
 
 def test_the_oracle_and_a_subset_of_the_catalogue_are_replayed_too() -> None:
     recommender = make()
-    graphed = replace(recommender, graphs=Graphs(capture_by_tracing))
+    graphed = replace(recommender, graphs=Graphs(record))
     for histories in BATCHES[:2]:
         allowed = [str(item) for item in range(0, len(CODES), 3)]
         plain = recommender.recommend(histories, K, "none", allowed_items=allowed)
