@@ -25,7 +25,6 @@ from pathlib import Path
 from atspeed_core.errors import UserError
 from atspeed_core.files import write_json
 from tasks.stage import stage
-from tests.mlflow_server import mlflow_server
 
 name, out, method = [*sys.argv[1:], None][:3]
 with stage(name, Path("params.yaml"), method=method) as run:
