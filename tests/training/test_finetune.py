@@ -1,10 +1,12 @@
-"""Fine-tuning through the real torchrun and DeepSpeed."""
+"""Fine-tuning with the real DeepSpeed, and under torchrun where processes are what is tested."""
 
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +14,19 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+import torch.distributed as dist
 import yaml
 
 from atspeed_core.models.building import build_model, load_model, save_model
 from atspeed_core.models.lora import merged
 from atspeed_core.models.tokenizer import build_tokenizer
 from atspeed_core.settings import Architecture, FinetuneTarget, Lora
+from atspeed_core.training import finetune
 from atspeed_core.training.curves import read_curves
-from atspeed_core.training.finetune import build
+from atspeed_core.training.finetune import Progress, build
+from local_services.processes import LOOPBACK, free_port
 from tasks.processes import kill
+from tests.in_process import logging_as_before, working_in
 from tests.models.test_building import save_base
 from tests.tiny_models import make_catalog
 
@@ -48,19 +54,26 @@ def folder(tmp_path):
     return tmp_path
 
 
-def start(folder: Path, name: str, settings: dict) -> subprocess.Popen:
+def write_params(folder: Path, name: str, settings: dict) -> list[str]:
+    """Write the params of a training; returns the arguments of its command."""
     params = {
         "prepare_data": {"dataset": "tiny", "source": "table", "path": "none.csv", "max_history": 5},
         "finetune_target": {"batch_size": 8, "max_epochs": 4, "patience": 4, "learning_rate": 0.01, **settings},
         "align_draft": TARGET_OF_ALIGNMENT,
     }
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(params))
+    arguments = ["--params", f"{name}.yaml", "--processed", "data", "--identifiers", "identifiers.json"]
+    arguments += ["--warm-from", "champion"] if (folder / "champion").exists() else []
+    return [*arguments, "--checkpoints", f"checkpoints/{name}", "--output", f"out/{name}"]
+
+
+def start(folder: Path, name: str, settings: dict) -> subprocess.Popen:
+    """Start a training as the stage does, under torchrun."""
+    arguments = write_params(folder, name, settings)
     processes = settings.get("deepspeed", {}).get("num_processes", 1)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command += ["-m", "atspeed_core.training.finetune", "--params", f"{name}.yaml", "--processed", "data"]
-    command += ["--warm-from", "champion"] if (folder / "champion").exists() else []
-    command += ["--identifiers", "identifiers.json", "--checkpoints", f"checkpoints/{name}", "--output", f"out/{name}"]
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    command += ["-m", "atspeed_core.training.finetune", *arguments]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
 
 
@@ -68,19 +81,85 @@ def finish(process: subprocess.Popen) -> None:
     assert process.wait(timeout=240) == 0
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_job() -> Iterator[None]:
+    """This process is the only one of a job that ends with the tests: DeepSpeed cannot join a second one."""
+    job = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(free_port())}
+    end = dist.destroy_process_group
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in {**job, "DS_ACCELERATOR": "cpu"}.items():
+            patch.setenv(key, value)
+        patch.setattr(dist, "destroy_process_group", lambda: None)
+        yield
+    if dist.is_initialized():
+        end()
+
+
+def train(folder: Path, name: str, settings: dict) -> None:
+    """Train in this process; importing DeepSpeed in another one takes ten seconds."""
+    with working_in(folder), logging_as_before():
+        finetune.main(write_params(folder, name, settings))
+
+
 def test_a_killed_training_goes_on_and_ends_with_the_same_weights(folder):
-    whole_and_killed(folder, SCRATCH, epochs=4)
-    curves = read_curves(folder / "out/whole/curves.csv")
-    losses = [value for _, name, value in curves.rows if name == "train_loss"]
+    """A SIGKILL after the second epoch, under torchrun."""
+    train(folder, "whole", SCRATCH)
+    killed = start(folder, "killed", SCRATCH)
+    progress = folder / "checkpoints/killed/progress.json"
+    while not (progress.exists() and json.loads(progress.read_text())["epoch"] >= 2):
+        assert killed.poll() is None
+        time.sleep(0.02)
+    kill([*psutil.Process(killed.pid).children(recursive=True), psutil.Process(killed.pid)])
+    assert not (folder / "out/killed").exists()
+    assert json.loads(progress.read_text())["epoch"] < 4
+    finish(start(folder, "killed", SCRATCH))
+    assert_same_training(folder)
+    losses = [value for _, name, value in read_curves(folder / "out/whole/curves.csv").rows if name == "train_loss"]
     assert losses[-1] < losses[0]
     assert len(list((folder / "checkpoints/whole").glob("epoch-*"))) <= 2
 
 
-def test_a_killed_warm_training_goes_on_and_ends_with_the_same_weights(folder):
+def assert_same_training(folder: Path) -> None:
+    whole, resumed = (load_model(folder / "out" / name).state_dict() for name in ("whole", "killed"))
+    assert all(torch.equal(whole[n], resumed[n]) for n in whole)
+    assert read_curves(folder / "out/whole/curves.csv") == read_curves(folder / "out/killed/curves.csv")
+
+
+class Killed(Exception):
+    """Stands for SIGKILL."""
+
+
+@contextmanager
+def killed_in(epoch: int, *, recorded: bool) -> Iterator[None]:
+    """The training dies in this epoch, after its checkpoint, before or after progress.json names it."""
+    save = Progress.save
+
+    def dies(self: Progress, path: Path) -> None:
+        if recorded or self.epoch != epoch:
+            save(self, path)
+        if self.epoch == epoch:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Progress, "save", dies)
+        with pytest.raises(Killed):
+            yield
+
+
+def test_a_warm_training_killed_twice_goes_on_and_ends_with_the_same_weights(folder):
     save_champion(folder / "champion", seed=9)
     warm = {"learning_rate": 1e-4, "max_epochs": 8}
     settings = {**SCRATCH, "max_epochs": 1, "learning_rate": 1.0, "patience": 8, "warm": warm}
-    whole_and_killed(folder, settings, epochs=8)
+    train(folder, "whole", settings)
+    with killed_in(3, recorded=False):
+        train(folder, "killed", settings)
+    assert json.loads((folder / "checkpoints/killed/progress.json").read_text())["epoch"] == 2
+    with killed_in(5, recorded=True):
+        train(folder, "killed", settings)
+    assert json.loads((folder / "checkpoints/killed/progress.json").read_text())["epoch"] == 5
+    assert not (folder / "out/killed").exists()
+    train(folder, "killed", settings)
+    assert_same_training(folder)
     champion, trained = load_model(folder / "champion").state_dict(), load_model(folder / "out/whole").state_dict()
     assert all(torch.allclose(trained[n], champion[n], atol=0.01) for n in champion)
     assert not torch.equal(trained["lm_head.weight"], champion["lm_head.weight"])
@@ -109,29 +188,11 @@ def test_a_model_with_a_base_starts_from_the_champion_with_rows_for_new_codes(tm
     assert not torch.equal(now.state_dict()[name], load_model(tmp_path / "base").state_dict()[name])
 
 
-def whole_and_killed(folder: Path, settings: dict, *, epochs: int) -> None:
-    """Train once, and once with a SIGKILL after the second epoch; both have to end the same."""
-    finish(start(folder, "whole", settings))
-    killed = start(folder, "killed", settings)
-    progress = folder / "checkpoints/killed/progress.json"
-    while not (progress.exists() and json.loads(progress.read_text())["epoch"] >= 2):
-        assert killed.poll() is None
-        time.sleep(0.02)
-    kill([*psutil.Process(killed.pid).children(recursive=True), psutil.Process(killed.pid)])
-    assert not (folder / "out/killed").exists()
-    stopped_at = json.loads(progress.read_text())["epoch"]
-    assert stopped_at < epochs
-    finish(start(folder, "killed", settings))
-    whole, resumed = (load_model(folder / "out" / name).state_dict() for name in ("whole", "killed"))
-    assert all(torch.equal(whole[n], resumed[n]) for n in whole)
-    assert read_curves(folder / "out/whole/curves.csv") == read_curves(folder / "out/killed/curves.csv")
-
-
 def test_a_batch_computed_in_parts_makes_the_same_updates(folder):
     """Also in an epoch's last batch, which has fewer windows than parts."""
     settings = {"architecture": {**SCRATCH["architecture"], "dropout": 0.0}, "batch_size": 29, "learning_rate": 1e-3}
-    finish(start(folder, "whole", settings))
-    finish(start(folder, "parts", settings | {"deepspeed": {"micro_batch_size": 4}}))
+    train(folder, "whole", settings)
+    train(folder, "parts", settings | {"deepspeed": {"micro_batch_size": 4}})
     whole, parts = (load_model(folder / "out" / name).state_dict() for name in ("whole", "parts"))
     for name in whole:
         torch.testing.assert_close(parts[name], whole[name], atol=2e-5, rtol=1e-3)
