@@ -40,10 +40,11 @@ bench: setup ## Measure decoding side by side, after make run (QUICK=1: three mi
 paper: setup ## Every method on a data set, our table beside the paper's (DATASET=beauty; ARGS=--help: ablations, sweeps)
 	@exec python -m tasks.paper $(DATASET) $(ARGS)
 
-# A file's tests share what takes long to make, so a file goes to one worker; each worker computes with one thread.
+# A file's tests share what takes long to make, so a file goes to one worker, the long files first (tests/conftest.py);
+# each worker computes with one thread.
 test: setup ## Run the tests (WORKERS=n: how many at a time)
 	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
-	  python -m pytest --numprocesses $${WORKERS:-auto} --maxprocesses 4 --dist loadfile
+	  python -m pytest --numprocesses $${WORKERS:-auto} --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-pipeline: setup ## Run the whole pipeline through DVC and MLflow, killed in every stage
 	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} python -m pytest -m pipeline tests/pipeline

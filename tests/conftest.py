@@ -14,6 +14,26 @@ os.environ["DVC_NO_ANALYTICS"] = "1"
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no deadline")
 
+# At least 20 s of processor each. They start first, or one worker would still run one when the others are done.
+LONG_FILES = (
+    "promotion/test_promotion.py",
+    "training/test_finetune.py",
+    "nightly/test_run_stage.py",
+    "tasks/test_all_stages.py",
+    "nightly/test_workspace.py",
+    "sweep/test_sweep.py",
+    "nightly/test_ingest.py",
+    "recommendations/test_recommendations.py",
+    "serving/test_serving.py",
+    "tasks/test_tracking.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first; the order within a file stays."""
+    order = {Path(__file__).parent / name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
 
 @pytest.fixture(scope="session")
 def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
