@@ -43,6 +43,7 @@ from atspeed_core.models.draft_folder import drafter_of
 from atspeed_core.models.one_shot import load_one_shot, padded_items
 from atspeed_core.models.prompts import PromptEncoder
 from atspeed_core.models.retrieval import RetrievalDraft, load_retrieval
+from atspeed_core.settings import DecodingConfig
 
 # One forward pass over a tree and a pass a level sum in different order; in float32 that moves scores by some 1e-6.
 NEAR_TIE = 1e-5
@@ -55,6 +56,7 @@ VERIFICATIONS = get_args(VerificationName)
 
 Constraint = Literal["callback", "tensor"]
 
+DEFAULT_DECODING = DecodingConfig()
 NO_SPECULATION = Choice(speculation="none")
 
 Draft = CodeModel | PrefixScorer | RetrievalDraft
@@ -137,11 +139,7 @@ class Recommender:
     draft: Draft | None
     trie: DeviceTrie
     plan: Plan
-    draft_beams: int
-    draft_steps: int
-    temperature: float
-    exclude_history: bool
-    tree_attention: bool = True
+    decoding: DecodingConfig
     graphs: Graphs | None = None
 
     @classmethod
@@ -152,14 +150,9 @@ class Recommender:
         identifiers: str | Path = "data/identifiers/identifiers.json",
         *,
         plan: str | Path | Plan | None = None,
+        decoding: DecodingConfig = DEFAULT_DECODING,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
-        draft_beams: int = 40,
-        draft_steps: int = 3,
-        temperature: float = 1.0,
-        max_history: int = 20,
-        exclude_history: bool = False,
-        tree_attention: bool = True,
     ) -> Recommender:
         """Load model folders, an identifiers file and a plan.
 
@@ -170,15 +163,9 @@ class Recommender:
             identifiers: LC-Rec style JSON, {"item": ["<a_1>", ...]}.
             plan: how to decode on this device (the evaluate stage writes one), a file or a plan; without
                 one quotas that are generous rather than fast are used.
+            decoding: settings of decoding; those of a project are `load_params(...).decoding()`.
             device: default: CUDA if there is one, else the CPU.
             dtype: default: bfloat16 on CUDA, float32 on a CPU.
-            draft_beams: N, nodes drafted a level and round by "relaxed".
-            draft_steps: gamma, levels drafted a round by "relaxed".
-            temperature: of "relaxed" and "exact_sampling".
-            max_history: most recent items of a history that the models see.
-            exclude_history: items of a request's history are not recommended to it again.
-            tree_attention: the target scores all nodes of a call in one sequence; False: path by path, in rows of their
-                own. The lists are the same.
 
         Raises:
             UserError: a folder or file is missing or does not fit the others.
@@ -186,7 +173,7 @@ class Recommender:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
         catalog = Catalog.load(identifiers)
-        encoder = load_prompt_encoder(target, catalog, max_history=max_history)
+        encoder = load_prompt_encoder(target, catalog, max_history=decoding.max_history)
         plan = plan if isinstance(plan, Plan) else Plan([], {}) if plan is None else Plan.load(plan)
         return cls(
             catalog,
@@ -195,11 +182,7 @@ class Recommender:
             _load_draft(draft, encoder, device, dtype) if draft is not None else None,
             DeviceTrie.build(catalog.trie, device),
             plan,
-            draft_beams,
-            draft_steps,
-            temperature,
-            exclude_history,
-            tree_attention,
+            decoding,
             Graphs(CudaCapture()) if device.type == "cuda" else None,
         )
 
@@ -275,7 +258,7 @@ class Recommender:
 
     def target_tree(self, request: Request) -> ScoredTree:
         """A tree of the target behind the prompts of `request`, nothing scored yet."""
-        kind = ScoredTree if self.tree_attention else PathRows
+        kind = ScoredTree if self.decoding.tree_attention else PathRows
         return kind(self.target, request.trie, request.ids, request.mask)
 
     def prepare(
@@ -288,7 +271,7 @@ class Recommender:
         trie = self.trie
         if allowed_items is not None:
             trie = trie.narrowed(self.catalog.trie.ancestors_of_items(self.catalog.positions_of(allowed_items)))
-        if self.exclude_history:
+        if self.decoding.exclude_history:
             trie = trie.excluding([self.catalog.trie.exhausted_by(items) for items in self._seen(histories)])
         return Request(ids, mask, items, trie, k)
 
@@ -330,7 +313,12 @@ class Recommender:
     def _has_a_graph(self, rule: BeamRule) -> bool:
         """Whether nothing but tensors decides what `begin` does: no noise of a seed, no model that is looked at."""
         plain_draft = self.draft is None or isinstance(self.draft, nn.Module) or type(self.draft) is CodeModel
-        return isinstance(rule, BestScore) and type(self.target) is CodeModel and plain_draft and self.tree_attention
+        return (
+            isinstance(rule, BestScore)
+            and type(self.target) is CodeModel
+            and plain_draft
+            and self.decoding.tree_attention
+        )
 
     def _replayed(
         self, graphs: Graphs, request: Request, rule: BeamRule, choice: Choice, proposal: Tensor | None
@@ -376,7 +364,7 @@ class Recommender:
         return self._recommendation(histories, found, k)
 
     def search_as_published(self, histories: Sequence[Sequence[str]], k: int) -> Recommendation:
-        """Strict verification by the published scheme: `draft_beams` nodes a level, drafted anew after every miss."""
+        """Strict verification by the published scheme: `draft_beams` nodes per level, drafted anew after every miss."""
         self._check(k, "relaxed", None)
         request = self.prepare(histories, k)
         # What is drawn uniformly has no best to take: a retrieval draft samples here too.
@@ -393,7 +381,7 @@ class Recommender:
         """
         self._check(k, "none", None)
         request = self.prepare(histories, k)
-        rule = Relaxed(torch.Generator(self.device).manual_seed(seed), self.temperature)
+        rule = Relaxed(torch.Generator(self.device).manual_seed(seed), self.decoding.temperature)
         return self._recommendation(histories, search_in_rounds(self.target_tree(request), NoDrafter(), rule, k), k)
 
     def generate(
@@ -487,7 +475,7 @@ class Recommender:
 
     def _rule(self, verification: str, seed: int, batch: int) -> BeamRule:
         if verification == "exact_sampling":
-            return GumbelTopK(seed, torch.arange(batch, device=self.device), self.temperature)
+            return GumbelTopK(seed, torch.arange(batch, device=self.device), self.decoding.temperature)
         return BestScore()
 
     def prefixes(self, request: Request) -> PrefixModel:
@@ -513,16 +501,18 @@ class Recommender:
         model = self.draft if isinstance(self.draft, CodeModel) else None
         return UniformDrafter(
             request.tree(model) if model else UniformTree(request.trie, len(request.ids)),
-            num_beams=self.draft_beams,
-            num_steps=self.draft_steps,
+            num_beams=self.decoding.draft_beams,
+            num_steps=self.decoding.draft_steps,
             generator=generator,
-            temperature=self.temperature,
+            temperature=self.decoding.temperature,
         )
 
     def _relaxed(self, request: Request, seed: int) -> SearchResult:
         generator = torch.Generator(self.device).manual_seed(seed)
         drafter = self._uniform(request, generator)
-        return search_in_rounds(self.target_tree(request), drafter, Relaxed(generator, self.temperature), request.k)
+        return search_in_rounds(
+            self.target_tree(request), drafter, Relaxed(generator, self.decoding.temperature), request.k
+        )
 
     def _check(self, k: int, verification: str, allowed_items: Sequence[str] | None) -> None:
         if verification not in VERIFICATIONS:
@@ -535,8 +525,8 @@ class Recommender:
             raise UserError(
                 "verification 'relaxed' needs a draft that is a language model, or dare's; load one, or ask for 'none'"
             )
-        if verification == "relaxed" and k > self.draft_beams:
-            raise UserError(f"k = {k}: the draft proposes only {self.draft_beams} beams; raise draft_beams")
+        if verification == "relaxed" and k > self.decoding.draft_beams:
+            raise UserError(f"k = {k}: the draft proposes only {self.decoding.draft_beams} beams; raise draft_beams")
         if allowed_items is not None and not len(self.catalog.positions_of(allowed_items)):
             raise UserError("allowed_items: none of them is in the catalogue")
 
@@ -554,7 +544,7 @@ class Recommender:
 
     def _seen(self, histories: Sequence[Sequence[str]]) -> list[IntArray]:
         """Distinct places in the catalog that each request must not be recommended."""
-        if not self.exclude_history:
+        if not self.decoding.exclude_history:
             return [np.empty(0, dtype=np.int64)] * len(histories)
         return [np.unique(self.catalog.positions_of(history)) for history in histories]
 

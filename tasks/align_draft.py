@@ -59,9 +59,8 @@ def main(
 
 
 def _load(params: Params) -> AlignmentData:
-    recommender = Recommender.load(
-        TARGET, identifiers=IDENTIFIERS / "identifiers.json", max_history=params.prepare_data.max_history
-    )
+    decoding = params.decoding().for_training()
+    recommender = Recommender.load(TARGET, identifiers=IDENTIFIERS / "identifiers.json", decoding=decoding)
     catalog = recommender.catalog
     sequences = [catalog.positions_of(items) for items in load_train(PROCESSED).values()]
     return AlignmentData(sequences, TopkCache(TOPK_CACHE), recommender.encoder, recommender.trie, recommender.target)

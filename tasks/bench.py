@@ -138,7 +138,7 @@ def bench(folder: Path, method: str, device: torch.device, settings: Settings, n
             "items": len(trained.catalog.items),
             "prefixes_by_depth": trained.catalog.trie.prefixes_by_depth(),
             "max_history": trained.encoder.max_history,
-            "exclude_history": trained.exclude_history,
+            "exclude_history": trained.decoding.exclude_history,
             "cell_seconds": settings.cell_seconds,
             "longest_seconds": settings.longest_seconds,
             "plan_users": settings.plan_users,
@@ -156,18 +156,14 @@ def bench(folder: Path, method: str, device: torch.device, settings: Settings, n
 def load_pair(
     folder: Path, method: str, params: Params, device: torch.device, dtype: torch.dtype | None
 ) -> Recommender:
-    """Target and draft of a project's folder, decoding as its `params.yaml` says."""
-    settings = params.evaluate
+    """Target and draft of a project's folder, decoding as its `params.yaml` specifies."""
     return Recommender.load(
         folder / TARGET,
         folder / DRAFTS / method,
         folder / IDENTIFIERS / "identifiers.json",
         device=device,
         dtype=dtype,
-        draft_beams=settings.draft_beams,
-        draft_steps=settings.draft_steps,
-        max_history=params.prepare_data.max_history,
-        exclude_history=settings.exclude_history,
+        decoding=params.decoding(),
     )
 
 

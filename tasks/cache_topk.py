@@ -31,8 +31,8 @@ def main(params: ParamsPath = Path("params.yaml")) -> None:
     """
     with stage("cache_topk", params) as run:
         settings = run.params.cache_topk
-        max_history = run.params.prepare_data.max_history
-        recommender = Recommender.load(TARGET, identifiers=IDENTIFIERS / "identifiers.json", max_history=max_history)
+        decoding = run.params.decoding().for_training()
+        recommender = Recommender.load(TARGET, identifiers=IDENTIFIERS / "identifiers.json", decoding=decoding)
         if settings.top_k > recommender.catalog.trie.num_leaves:
             raise UserError(f"cache_topk.top_k = {settings.top_k}: the catalogue has fewer identifiers; lower it")
         sequences = _known_sequences(recommender)

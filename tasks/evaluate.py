@@ -96,17 +96,12 @@ def evaluate(method: str, params: Params) -> Json:
 
 
 def load_recommender(method: str, identifiers: Path, params: Params) -> Recommender:
-    """The target with the draft of `method`, decoding as `params.evaluate` says."""
+    """The target with the draft of `method`, decoding as `params` specify."""
     return Recommender.load(
         target=TARGET,
         draft=DRAFTS / method,
         identifiers=identifiers,
-        draft_beams=params.evaluate.draft_beams,
-        draft_steps=params.evaluate.draft_steps,
-        temperature=params.evaluate.temperature,
-        tree_attention=params.evaluate.tree_attention,
-        max_history=params.prepare_data.max_history,
-        exclude_history=params.evaluate.exclude_history,
+        decoding=params.decoding(),
     )
 
 

@@ -64,17 +64,12 @@ def evaluate_target(params: Params) -> Json:
     Raises:
         UserError: an input is missing or damaged, or a K is larger than the catalogue.
     """
-    settings, max_history = params.evaluate, params.prepare_data.max_history
+    settings = params.evaluate
     identifiers = IDENTIFIERS / "identifiers.json"
     examples, catalog = load_full_examples(PROCESSED, "test"), Catalog.load(identifiers)
     check_ks(settings.ks, catalog.trie.num_leaves, len(examples))
-    recommender = Recommender.load(
-        target=TARGET,
-        identifiers=identifiers,
-        max_history=max_history,
-        exclude_history=settings.exclude_history,
-        temperature=settings.temperature,
-    )
+    decoding = params.decoding().without_draft()
+    recommender = Recommender.load(target=TARGET, identifiers=identifiers, decoding=decoding)
     baselines, chosen = baseline_lists(PROCESSED, examples, catalog.items, params, recommender.device)
     reference = reference_lists(recommender, examples, settings)
     others = {name: dict.fromkeys(settings.ks, lists) for name, lists in baselines.items()}

@@ -13,7 +13,7 @@ from atspeed_core.models.building import save_model
 from atspeed_core.models.one_shot import OneShotDraft, load_one_shot, save_one_shot
 from atspeed_core.models.retrieval import RetrievalDraft, save_retrieval
 from atspeed_core.models.tokenizer import build_tokenizer
-from atspeed_core.settings import OneShot
+from atspeed_core.settings import DecodingConfig, OneShot
 from tests.tiny_models import make_catalog, make_recommender
 
 CODES = [(a, b, c) for a in range(4) for b in range(3) for c in range(2)]
@@ -195,7 +195,9 @@ def dare(recommender, tmp_path_factory):
         folder / "target", recommender.target.model, build_tokenizer(recommender.catalog.code_tokens), instruction=""
     )
     save_retrieval(folder / "draft", RetrievalDraft(seed=3))
-    return Recommender.load(folder / "target", folder / "draft", folder / "identifiers.json", draft_beams=8)
+    return Recommender.load(
+        folder / "target", folder / "draft", folder / "identifiers.json", decoding=DecodingConfig(draft_beams=8)
+    )
 
 
 @pytest.mark.parametrize("k", [1, 4, 8])
@@ -246,7 +248,7 @@ def test_sampling_as_published_without_speculation(recommender):
     assert made.accepted_steps == [0, 0, 0]
     others = [recommender.sample_as_published(HISTORIES, 5, seed=seed).items for seed in range(2, 6)]
     assert any(items != made.items for items in others)
-    cold = replace(recommender, temperature=1e-3)
+    cold = replace(recommender, decoding=DecodingConfig(temperature=1e-3))
     assert cold.sample_as_published(HISTORIES, 5).items == recommender.recommend(HISTORIES, 5, "none").items
 
 

@@ -16,7 +16,7 @@ from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models.building import build_model, save_model
 from atspeed_core.models.prompts import PromptEncoder
 from atspeed_core.models.tokenizer import build_tokenizer
-from atspeed_core.settings import Architecture
+from atspeed_core.settings import Architecture, DecodingConfig
 
 LETTERS = "abcdefgh"
 
@@ -41,16 +41,20 @@ def make_model(tokenizer: PreTrainedTokenizerFast, *, seed: int, hidden: int = 1
     return model.eval()
 
 
-def make_recommender(catalog: Catalog, folder: Path, *, draft_seed: int = 2, **options: object) -> Recommender:
-    """A saved and loaded recommender of random models; `draft_seed` 1 makes the draft equal the target."""
+def make_recommender(catalog: Catalog, folder: Path, *, draft_seed: int = 2, **decoding: Any) -> Recommender:
+    """A saved and loaded recommender of random models; `draft_seed` 1 makes the draft equal the target.
+
+    `decoding`: fields of `DecodingConfig`.
+    """
     tokenizer = build_tokenizer(catalog.code_tokens)
     catalog.save(folder / "identifiers.json")
     for name, seed in (("target", 1), ("draft", draft_seed)):
         save_model(folder / name, make_model(tokenizer, seed=seed), tokenizer, instruction="")
-    return Recommender.load(folder / "target", folder / "draft", folder / "identifiers.json", device="cpu", **options)
+    files = folder / "target", folder / "draft", folder / "identifiers.json"
+    return Recommender.load(*files, device="cpu", decoding=DecodingConfig(**decoding))
 
 
-def build_recommender(catalog: Catalog, *, draft_seed: int, **options: Any) -> Recommender:
+def build_recommender(catalog: Catalog, *, draft_seed: int, **decoding: Any) -> Recommender:
     """As `make_recommender`, without files."""
     tokenizer = build_tokenizer(catalog.code_tokens)
     encoder = PromptEncoder.build(tokenizer, catalog, max_history=20)
@@ -58,8 +62,8 @@ def build_recommender(catalog: Catalog, *, draft_seed: int, **options: Any) -> R
     target, draft = (
         CodeModel(model, encoder.code_ids, LlamaDecoder.of(model, "tiny", prefix=encoder.prefix)) for model in models
     )
-    chosen: dict[str, Any] = {"plan": Plan([], {}), "draft_steps": 3, "temperature": 1.0, **options}
-    return Recommender(catalog, encoder, target, draft, DeviceTrie.build(catalog.trie), **chosen)
+    trie, plan = DeviceTrie.build(catalog.trie), Plan([], {})
+    return Recommender(catalog, encoder, target, draft, trie, plan, DecodingConfig(**decoding))
 
 
 def make_tree(catalog: Catalog, histories: list[list[str]], *, seed: int = 1) -> ScoredTree:

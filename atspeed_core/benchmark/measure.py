@@ -252,7 +252,7 @@ def cell_rows(target: Target, users: Users, batch: int, k: int, pace: Pace, sett
             **needs(peer, list(answers[peer].values())),
             **profile(peer, target, [users.batch(i, batch) for i in range(num_profiled(seconds_of[peer]))], k),
             **(plan_facts(target, batch, k) if peer == OURS else {}),
-            **({"draft_beams": target.trained.draft_beams} if peer == PUBLISHED else {}),
+            **({"draft_beams": target.trained.decoding.draft_beams} if peer == PUBLISHED else {}),
         }
 
 

@@ -48,8 +48,8 @@ def obstacle(name: str, target: Target, k: int) -> str | None:
         return "K is larger than the catalogue"
     if name == PUBLISHED and not recommender.offers("relaxed"):
         return "there is no draft that is a language model"
-    if name == PUBLISHED and k > recommender.draft_beams:
-        return f"the published scheme drafts N = {recommender.draft_beams} beams a level, fewer than K"
+    if name == PUBLISHED and k > recommender.decoding.draft_beams:
+        return f"the published scheme drafts N = {recommender.decoding.draft_beams} beams a level, fewer than K"
     return None
 
 

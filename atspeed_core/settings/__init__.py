@@ -17,6 +17,7 @@ from atspeed_core.settings.align_draft import DEFAULT_METHODS, AlignDraft, Metho
 from atspeed_core.settings.architecture import Architecture
 from atspeed_core.settings.build_identifiers import BuildIdentifiers, RqVae
 from atspeed_core.settings.cache_topk import CacheTopk
+from atspeed_core.settings.decoding import DecodingConfig
 from atspeed_core.settings.evaluate import CallsByNodes, Evaluate, PlanDecoding, SasRec, Verification
 from atspeed_core.settings.finetune_target import DeepSpeed, FinetuneTarget, Lora, WarmFinetune
 from atspeed_core.settings.prepare_data import Columns, PrepareData
@@ -32,6 +33,7 @@ __all__ = [
     "CacheTopk",
     "CallsByNodes",
     "Columns",
+    "DecodingConfig",
     "DeepSpeed",
     "Evaluate",
     "FinetuneTarget",
@@ -67,6 +69,10 @@ class Params(Section):
     align_draft: AlignDraft
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
+
+    def decoding(self) -> DecodingConfig:
+        """How recommenders of these params decode."""
+        return DecodingConfig.from_params(self.model_dump())
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:

@@ -20,7 +20,7 @@ import yaml
 
 from atspeed_core.errors import TemporaryError, UserError
 from atspeed_core.files import replacing
-from atspeed_core.settings import Evaluate
+from atspeed_core.settings import DecodingConfig
 from tasks.deployment.preset import HOME, home
 from tasks.nightly.night import NIGHT
 from tasks.paths import DRAFTS, IDENTIFIERS, PLANS, PROCESSED, TARGET
@@ -35,7 +35,6 @@ REPOSITORY = "ATSPEED_REPOSITORY"  # git repository of the deployment: a folder 
 DVC_REMOTE = "ATSPEED_DVC_REMOTE"  # address of the DVC remote; default: dvc-remote in ATSPEED_HOME
 PARAMS = "params.yaml"
 PLAN = "plan.json"  # commits of before there were plans have none
-DECODING = ("draft_beams", "draft_steps", "temperature", "exclude_history")  # of the section evaluate
 
 log = logging.getLogger(__name__)
 
@@ -119,19 +118,13 @@ def tree_md5(path: Path) -> str:
     return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
-def decoding(params: Path) -> dict[str, Any]:
-    """How the recommender of a params.yaml decodes: the keyword arguments of `Recommender.load`.
-
-    Only what is needed is read: the file may be of another version of the code, with other settings.
-    """
-    content = yaml.safe_load(params.read_text(encoding="utf-8"))
-    told = content.get("evaluate", {})
-    settings = {name: told.get(name, Evaluate.model_fields[name].default) for name in DECODING}
-    return {**settings, "max_history": content["prepare_data"].get("max_history", 20)}
+def decoding(params: Path) -> DecodingConfig:
+    """How the recommender of a params.yaml decodes; the file may be of another version of the code."""
+    return DecodingConfig.from_params(yaml.safe_load(params.read_text(encoding="utf-8")))
 
 
-def load_recommender(folder: Path, **settings: Any) -> "Recommender":
-    """The recommender in a folder that `fetch_model` made; `settings` stand before those of its params.yaml."""
+def load_recommender(folder: Path, config: DecodingConfig | None = None) -> "Recommender":
+    """The recommender in a folder that `fetch_model` made; `config`: default: that of its params.yaml."""
     from atspeed_core.recommender import Recommender
 
     return Recommender.load(
@@ -139,7 +132,7 @@ def load_recommender(folder: Path, **settings: Any) -> "Recommender":
         draft=folder / "draft",
         identifiers=folder / "identifiers" / "identifiers.json",
         plan=folder / PLAN if (folder / PLAN).exists() else None,
-        **{**decoding(folder / PARAMS), **settings},
+        decoding=config or decoding(folder / PARAMS),
     )
 
 

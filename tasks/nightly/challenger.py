@@ -10,7 +10,7 @@ from atspeed_core.evaluation.inputs import read_stage_json
 from atspeed_core.settings import Params, load_params
 from tasks.deployment.model_registry import COMMIT, DATASET, DATE, METHOD, RUN, TAG, registered_name
 from tasks.deployment.preset import Gate, load_preset
-from tasks.deployment.weights import decoding, dvc_remote, locked_digests, paths_of, repository
+from tasks.deployment.weights import dvc_remote, locked_digests, paths_of, repository
 from tasks.nightly.night import Night
 from tasks.paths import PROCESSED, RESULTS
 from tasks.promotion import evidence
@@ -132,7 +132,7 @@ def manifest(challenger: Challenger) -> Json:
         "method": challenger.method,
         "paths": {name: str(path) for name, path in paths.items()},
         "md5": {name: challenger.digests[str(path)] for name, path in paths.items() if str(path) in challenger.digests},
-        "decoding": decoding(Path("params.yaml")),
+        "decoding": challenger.params.decoding().model_dump(),
     }
 
 

@@ -105,7 +105,7 @@ def evaluate_champion(champion: Champion, settings: Evaluate) -> Json:
 
 def answerable(ks: Sequence[int], recommender: Recommender) -> list[int]:
     """Those of `ks` that the champion can answer: within its drafted beams and its catalogue."""
-    most = min(recommender.draft_beams, recommender.catalog.trie.num_leaves)
+    most = min(recommender.decoding.draft_beams, recommender.catalog.trie.num_leaves)
     if left_out := [k for k in ks if k > most]:
         log.warning("K = %s left out: the champion's lists have %d items at most", left_out, most)
     return [k for k in ks if k <= most]

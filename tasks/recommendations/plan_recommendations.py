@@ -139,7 +139,7 @@ def check_k(k: int, model: Path) -> None:
         UserError: the lists would be longer than the catalogue, or than what the draft proposes.
     """
     identifiers = Catalog.load(model / "identifiers" / "identifiers.json").trie.num_leaves
-    beams = decoding(model / PARAMS)["draft_beams"]
+    beams = decoding(model / PARAMS).draft_beams
     if k > min(identifiers, beams):
         raise UserError(
             f"nightly.batch.k = {k}: at most {min(identifiers, beams)} here ({identifiers} identifiers in the "

@@ -12,6 +12,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from atspeed_core.errors import UserError
+from atspeed_core.settings import DecodingConfig
 from tasks.deployment.weights import REPOSITORY, fetch_model, load_recommender, model_cache
 from tasks.serving.schema import DEFAULTS
 
@@ -26,7 +27,7 @@ class RecommenderModel(PythonModel):
         origin = context.model_config
         repository = os.environ.get(REPOSITORY) or origin["repository"]
         folder = fetch_model(origin["commit"], origin["method"], model_cache(), repository, remote=origin["remote"])
-        self.recommender = load_recommender(folder, **origin["decoding"])
+        self.recommender = load_recommender(folder, DecodingConfig.model_validate(origin["decoding"]))
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # hints would be its schema
         """One row a history: items, scores, accepted_steps, target_calls.

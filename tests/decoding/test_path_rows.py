@@ -7,6 +7,7 @@ import torch
 
 from atspeed_core.decoding.path_rows import PathRows
 from atspeed_core.decoding.scored_tree import ScoredTree
+from atspeed_core.recommender import Recommender
 from tests.tiny_models import build_recommender, make_catalog, make_tree
 
 CODES = [(a, b, c, d) for a in range(3) for b in range(2) for c in range(2) for d in range(2)]
@@ -22,6 +23,10 @@ def path_rows(tree: ScoredTree) -> PathRows:
     return PathRows(tree.model, tree.trie, tree._prompts, tree._mask.long())
 
 
+def without_tree_attention(recommender: Recommender) -> Recommender:
+    return replace(recommender, decoding=recommender.decoding.model_copy(update={"tree_attention": False}))
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("with_decoder", [False, True])
 def test_scores_are_those_of_the_tree(with_decoder):
@@ -29,7 +34,7 @@ def test_scores_are_those_of_the_tree(with_decoder):
     if with_decoder:
         made = build_recommender(catalog, draft_seed=2, draft_beams=4, exclude_history=False)
         request = made.prepare(HISTORIES, 4)
-        tree, rows = made.target_tree(request), replace(made, tree_attention=False).target_tree(request)
+        tree, rows = made.target_tree(request), without_tree_attention(made).target_tree(request)
     else:
         tree = make_tree(catalog, HISTORIES)
         rows = path_rows(tree)
@@ -53,7 +58,7 @@ def test_scores_are_those_of_the_tree(with_decoder):
 @pytest.mark.parametrize("k", [1, 4, 9])
 def test_lists_are_the_same(k):
     tree = build_recommender(make_catalog(CODES), draft_seed=2, draft_beams=12, exclude_history=True)
-    rows = replace(tree, tree_attention=False)
+    rows = without_tree_attention(tree)
     for verification in ("none", "strict", "relaxed", "exact_sampling"):
         expected = tree.recommend(HISTORIES, k, verification, seed=4)
         found = rows.recommend(HISTORIES, k, verification, seed=4)

@@ -25,7 +25,7 @@ from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models.building import save_model
 from atspeed_core.models.tokenizer import build_tokenizer
 from atspeed_core.recommender import Recommender
-from atspeed_core.settings import load_params
+from atspeed_core.settings import DecodingConfig, load_params
 from tasks import evaluate, evaluate_target
 from tasks.nightly.night import Champion, Night
 from tests.tiny_models import make_catalog, make_model
@@ -211,8 +211,9 @@ def right_recommender() -> Recommender:
         tokenizer = build_tokenizer(catalog.code_tokens)
         catalog.save(folder / "identifiers.json")
         save_model(folder / "target", make_model(tokenizer, seed=RIGHT), tokenizer, instruction="")
+        decoding = DecodingConfig(exclude_history=True)
         _right.append(
-            Recommender.load(folder / "target", None, folder / "identifiers.json", device="cpu", exclude_history=True)
+            Recommender.load(folder / "target", None, folder / "identifiers.json", device="cpu", decoding=decoding)
         )
     return _right[0]
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from atspeed_core.recommender import Recommender
+from atspeed_core.settings import DecodingConfig
 from local_services.processes import LOOPBACK, Server, answers, free_port
 from tests.mlflow_server import mlflow_server
 from tests.nightly.registered_nights import DATASET, HISTORIES, ROOT, Deployment, K
@@ -50,9 +51,7 @@ def load(checkout: Path) -> Recommender:
         checkout / "data/identifiers/identifiers.json",
         plan=checkout / "models/plans/atspeed_s.json",
         device="cpu",
-        draft_beams=8,
-        draft_steps=2,
-        exclude_history=True,
+        decoding=DecodingConfig(draft_beams=8, draft_steps=2, exclude_history=True),
     )
 
 
