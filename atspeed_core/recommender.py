@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from atspeed_core.decoding import reference
+from atspeed_core.decoding.acceptance import Relaxed, Strict
 from atspeed_core.decoding.beam_rules import BeamRule, BestScore, GumbelTopK
 from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.decoding.device_trie import DeviceTrie
@@ -33,7 +34,6 @@ from atspeed_core.decoding.published import NoDrafter, UniformDrafter, search_in
 from atspeed_core.decoding.retrieval import UniformTree, history_numbers
 from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.decoding.search import Begun, SearchResult, beam_search, begin, begin_step_by_step, finish, search
-from atspeed_core.decoding.verification import Relaxed, Strict
 from atspeed_core.errors import UserError
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.identifiers.trie import IntArray
@@ -44,15 +44,13 @@ from atspeed_core.models.one_shot import load_one_shot, padded_items
 from atspeed_core.models.prompts import PromptEncoder
 from atspeed_core.models.retrieval import RetrievalDraft, load_retrieval
 from atspeed_core.settings import DecodingConfig
+from atspeed_core.verifications import VERIFICATIONS
 
 # One forward pass over a tree and a pass a level sum in different order; in float32 that moves scores by some 1e-6.
 NEAR_TIE = 1e-5
 
 # Graphs are captured for prompts, and for excluded nodes, of so many columns and their multiples.
 PROMPT_BUCKET, EXCLUDED_BUCKET = 16, 16
-
-VerificationName = Literal["none", "strict", "relaxed", "exact_sampling"]
-VERIFICATIONS = get_args(VerificationName)
 
 Constraint = Literal["callback", "tensor"]
 
@@ -216,7 +214,7 @@ class Recommender:
         self,
         histories: Sequence[Sequence[str]],
         k: int = 10,
-        verification: VerificationName = "strict",
+        verification: str = "strict",
         *,
         allowed_items: Sequence[str] | None = None,
         seed: int = 0,
@@ -226,26 +224,23 @@ class Recommender:
         Args:
             histories: item ids, oldest first; unknown ones are skipped and counted.
             k: list length and beam width.
-            verification: "strict" gives the target's own beam search lists, faster; "none" runs that beam search;
-                "exact_sampling" draws a list without replacement from the target's law over the items (arXiv
-                1903.06059), as fast as "strict"; "relaxed" samples as published (AtSpeed, section 3.3), approximately.
+            verification: name of one in `atspeed_core.verifications`.
             allowed_items: only these may be recommended; unknown ones are ignored.
-            seed: of the random draws of "relaxed" and "exact_sampling".
+            seed: of verifications that sample.
 
         Raises:
             UserError: an empty history, `k` out of range, an unknown verification, no draft loaded, no allowed item.
         """
-        self._check(k, verification, allowed_items)
+        chosen = VERIFICATIONS.get(verification)
+        self._check(k, allowed_items)
+        if chosen.drafts_in_rounds:
+            self._check_rounds(k, f"verification '{verification}'")
         request = self.prepare(histories, k, allowed_items=allowed_items)
-        if verification == "relaxed":
-            return self._recommendation(histories, self._relaxed(request, seed), k)
-        rule = self._rule(verification, seed, len(histories))
-        choice = NO_SPECULATION if verification == "none" else None
-        return self._recommendation(histories, self.speculate(request, rule, choice), k)
+        return self._recommendation(histories, chosen.search(self, request, seed), k)
 
     def offers(self, verification: str) -> bool:
         """Whether `recommend` takes this verification with the draft that is loaded."""
-        return verification in VERIFICATIONS and (verification != "relaxed" or self.drafts_in_rounds)
+        return self.drafts_in_rounds or not VERIFICATIONS.get(verification).drafts_in_rounds
 
     @property
     def drafts_in_rounds(self) -> bool:
@@ -274,6 +269,21 @@ class Recommender:
         if self.decoding.exclude_history:
             trie = trie.excluding([self.catalog.trie.exhausted_by(items) for items in self._seen(histories)])
         return Request(ids, mask, items, trie, k)
+
+    def search_best(self, request: Request, *, speculate: bool = True) -> SearchResult:
+        """The lists of the target's own beam search; `speculate`: as the plan specifies, else one level per call."""
+        return self.speculate(request, BestScore(), None if speculate else NO_SPECULATION)
+
+    def search_sampled(self, request: Request, seed: int) -> SearchResult:
+        """Lists sampled without replacement from the target's distribution over the items (arXiv 1903.06059)."""
+        rows = torch.arange(len(request.ids), device=self.device)
+        return self.speculate(request, GumbelTopK(seed, rows, self.decoding.temperature))
+
+    def search_relaxed(self, request: Request, seed: int) -> SearchResult:
+        """Lists sampled approximately, drafted in rounds as published (AtSpeed, section 3.3)."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        drafter, rule = self._uniform(request, generator), Relaxed(generator, self.decoding.temperature)
+        return search_in_rounds(self.target_tree(request), drafter, rule, request.k)
 
     def speculate(self, request: Request, rule: BeamRule, choice: Choice | None = None) -> SearchResult:
         """Search under `rule`, speculating as `choice` says (default: the plan's choice)."""
@@ -355,7 +365,7 @@ class Recommender:
 
     def true_beams(self, histories: Sequence[Sequence[str]], k: int) -> Tensor:
         """[B, (L - 1) * k] the nodes that the target's own beam search goes through, NO_NODE where there are fewer."""
-        self._check(k, "none", None)
+        self._check(k)
         return beam_search(self.target_tree(self.prepare(histories, k)), k).beams.flatten(1)
 
     def search_knowing(self, beams: Tensor, histories: Sequence[Sequence[str]], k: int) -> Recommendation:
@@ -365,7 +375,8 @@ class Recommender:
 
     def search_as_published(self, histories: Sequence[Sequence[str]], k: int) -> Recommendation:
         """Strict verification by the published scheme: `draft_beams` nodes per level, drafted anew after every miss."""
-        self._check(k, "relaxed", None)
+        self._check(k)
+        self._check_rounds(k, "the published scheme")
         request = self.prepare(histories, k)
         # What is drawn uniformly has no best to take: a retrieval draft samples here too.
         seed = self.draft.seed if isinstance(self.draft, RetrievalDraft) else None
@@ -379,7 +390,7 @@ class Recommender:
         At every level K extensions of the K beams are drawn without replacement, in proportion to exp(score /
         temperature).
         """
-        self._check(k, "none", None)
+        self._check(k)
         request = self.prepare(histories, k)
         rule = Relaxed(torch.Generator(self.device).manual_seed(seed), self.decoding.temperature)
         return self._recommendation(histories, search_in_rounds(self.target_tree(request), NoDrafter(), rule, k), k)
@@ -401,7 +412,7 @@ class Recommender:
                 trie up on the device for all beams at once. The lists are the same.
             prompt_once: compute the prompts once and not, as generate does, once a beam: faster, the same lists.
         """
-        self._check(k, "none", None)
+        self._check(k)
         ids, mask = (t.to(self.device) for t in self.encode(histories))
         levels, seen = self.catalog.num_levels, self._seen(histories)
         if k > len(self.catalog.items) - max(map(len, seen)):
@@ -473,11 +484,6 @@ class Recommender:
         )
         return reference.follow(alone.trie, code_ids, made.tokens)[0], made.scores[0]
 
-    def _rule(self, verification: str, seed: int, batch: int) -> BeamRule:
-        if verification == "exact_sampling":
-            return GumbelTopK(seed, torch.arange(batch, device=self.device), self.decoding.temperature)
-        return BestScore()
-
     def prefixes(self, request: Request) -> PrefixModel:
         """What the draft, which must be there, says about prefixes for these requests."""
         assert self.draft is not None
@@ -507,28 +513,21 @@ class Recommender:
             temperature=self.decoding.temperature,
         )
 
-    def _relaxed(self, request: Request, seed: int) -> SearchResult:
-        generator = torch.Generator(self.device).manual_seed(seed)
-        drafter = self._uniform(request, generator)
-        return search_in_rounds(
-            self.target_tree(request), drafter, Relaxed(generator, self.decoding.temperature), request.k
-        )
-
-    def _check(self, k: int, verification: str, allowed_items: Sequence[str] | None) -> None:
-        if verification not in VERIFICATIONS:
-            raise UserError(f"verification '{verification}' is unknown; use {', '.join(VERIFICATIONS)}")
+    def _check(self, k: int, allowed_items: Sequence[str] | None = None) -> None:
         if not 1 <= k <= self.catalog.trie.num_leaves:
             raise UserError(
                 f"k = {k}: must lie between 1 and the catalogue's {self.catalog.trie.num_leaves} identifiers"
             )
-        if not self.offers(verification):
-            raise UserError(
-                "verification 'relaxed' needs a draft that is a language model, or dare's; load one, or ask for 'none'"
-            )
-        if verification == "relaxed" and k > self.decoding.draft_beams:
-            raise UserError(f"k = {k}: the draft proposes only {self.decoding.draft_beams} beams; raise draft_beams")
         if allowed_items is not None and not len(self.catalog.positions_of(allowed_items)):
             raise UserError("allowed_items: none of them is in the catalogue")
+
+    def _check_rounds(self, k: int, scheme: str) -> None:
+        if not self.drafts_in_rounds:
+            raise UserError(
+                f"{scheme} needs a draft that is a language model, or dare's; load one, or request another verification"
+            )
+        if k > self.decoding.draft_beams:
+            raise UserError(f"k = {k}: the draft proposes only {self.decoding.draft_beams} beams; raise draft_beams")
 
     def _recommendation(self, histories: Sequence[Sequence[str]], result: SearchResult, k: int) -> Recommendation:
         rows = zip(result.leaves.tolist(), result.scores.tolist(), self._seen(histories), strict=True)

@@ -34,6 +34,7 @@ class Variants(Generic[T]):
         """
         self.package, self.kind, self.noun = package, kind, noun
         self._order = order
+        self._loaded = dict[str, T]()
 
     def names(self) -> tuple[str, ...]:
         """Names of the variants, sorted; imports none of them."""
@@ -48,13 +49,15 @@ class Variants(Generic[T]):
         Raises:
             UserError: there is no such variant.
         """
+        if name in self._loaded:
+            return self._loaded[name]
         if name not in self.names():
             raise UserError(f"{self.noun} '{name}' is unknown; known: {', '.join(self.names())}")
         module = importlib.import_module(f"{self.package}.{name}")
         declared = [value for value in vars(module).values() if isinstance(value, self.kind)]
         if len(declared) != 1:
             raise TypeError(f"{module.__name__} declares {len(declared)} {self.kind.__name__} objects instead of one")
-        return declared[0]
+        return self._loaded.setdefault(name, declared[0])
 
     def all(self) -> dict[str, T]:
         """Every variant by name, in order; imports all their modules."""

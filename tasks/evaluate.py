@@ -36,6 +36,7 @@ from atspeed_core.planning import Errors, errors_by_k, make_plan, with_nodes
 from atspeed_core.progress import track
 from atspeed_core.recommender import Recommender
 from atspeed_core.settings import Evaluate, Params
+from atspeed_core.verifications import VERIFICATIONS
 from tasks.paths import DRAFTS, IDENTIFIERS, PLANS, PROCESSED, REFERENCE, RESULTS, TARGET
 from tasks.stage import ParamsPath, Run, stage
 
@@ -173,8 +174,8 @@ def measure(
     """Verification -> K -> figures, and one row a user, verification and K.
 
     Lists, accepted steps and calls are those of `recommender`, which drafts as many nodes on every device, so that they
-    can be compared; times are those of `fast`, which decodes by its plan. Lists are compared with `reference`, those of
-    exact_sampling, which are drawn, with the target's own draws of the same seed.
+    can be compared; times are those of `fast`, which decodes by its plan. Lists are compared with `reference`, or with
+    the target's own samples of the same seed where the verification samples exactly.
     """
     offered = [name for name in settings.verifications if recommender.offers(name)]
     settings = settings.model_copy(update={"verifications": offered})
@@ -185,16 +186,18 @@ def measure(
         seconds = time_at(fast, examples, k, settings)
         for name in settings.verifications:
             lists, wanted = lists_at(recommender, examples, k, name, settings), reference[k]
-            if name == "exact_sampling":
+            if VERIFICATIONS.get(name).compared_with == "target_samples":
                 wanted = lists_at(recommender.without_speculation(), examples, k, name, settings)
             frames.append(per_user_figures(examples, lists, wanted, k, name))
             figures[name][str(k)] = {
                 **list_figures(frames[-1], lists, wanted, **options),
                 **speed_figures(seconds, name, **options),
             }
-        if "strict" in figures and recommender.drafts_in_rounds:
+        also_published = [name for name in offered if VERIFICATIONS.get(name).also_as_published]
+        if also_published and recommender.drafts_in_rounds:
             published = published_lists_at(recommender, examples, k, settings)
-            figures["strict"][str(k)] |= published_figures(published, **options)
+            for name in also_published:
+                figures[name][str(k)] |= published_figures(published, **options)
     return figures, pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=PER_USER)
 
 
@@ -242,11 +245,14 @@ def timing_facts(settings: Evaluate, num_users: int) -> Json:
 
 
 def record(result: Json, run: Run) -> None:
-    """Tell MLflow: metrics with step = K and flat ones such as recall/at_10; those of strict have no prefix."""
+    """Log to MLflow: metrics with step = K and flat ones such as recall/at_10.
+
+    Figures of the primary verification have no prefix.
+    """
     run.log_param("num_test_users", result["num_test_users"])
     run.log_param("draft_parameters", result["draft"]["parameters"])
     for verification, by_k in result["verifications"].items():
-        prefix = "" if verification == "strict" else f"{verification}/"
+        prefix = "" if VERIFICATIONS.get(verification).primary else f"{verification}/"
         for k, figures in by_k.items():
             for name in (name for name, value in figures.items() if isinstance(value, float)):
                 run.metric(f"{prefix}{name}", figures[name], step=int(k))

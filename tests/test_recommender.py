@@ -137,7 +137,7 @@ def test_of_items_that_share_an_identifier_only_the_seen_ones_are_left_out(tmp_p
         ({"k": 0}, "between 1 and the catalogue's 24"),
         ({"k": 25, "verification": "none"}, "between 1 and the catalogue's 24"),
         ({"k": 9, "verification": "relaxed"}, "raise draft_beams"),
-        ({"verification": "fast"}, "use none, strict, relaxed, exact_sampling"),
+        ({"verification": "fast"}, "known: exact_sampling, none, relaxed, strict"),
         ({"allowed_items": ["nobody"]}, "none of them is in the catalogue"),
     ],
 )

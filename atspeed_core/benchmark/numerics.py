@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from atspeed_core.evaluation.lists import collect_lists, in_batches, largest_swap_gap, same_lists
-from atspeed_core.recommender import Recommender, VerificationName
+from atspeed_core.recommender import Recommender
 
 Json = dict[str, Any]
 Histories = Sequence[Sequence[str]]
@@ -34,7 +34,7 @@ def compare_formats(load: Callable[[torch.dtype], Recommender], histories: Histo
     }
 
 
-def lists(recommender: Recommender, histories: Histories, k: int, verification: VerificationName) -> pd.DataFrame:
+def lists(recommender: Recommender, histories: Histories, k: int, verification: str) -> pd.DataFrame:
     """The lists of all requests, each decoded alone."""
     batches = in_batches([list(history) for history in histories], 1)
     return collect_lists(lambda batch, _: recommender.recommend(batch, k, verification), batches)

@@ -46,7 +46,7 @@ def obstacle(name: str, target: Target, k: int) -> str | None:
     recommender = target.trained
     if k > recommender.trie.depth_start[-1] - recommender.trie.first_leaf:
         return "K is larger than the catalogue"
-    if name == PUBLISHED and not recommender.offers("relaxed"):
+    if name == PUBLISHED and not recommender.drafts_in_rounds:
         return "there is no draft that is a language model"
     if name == PUBLISHED and k > recommender.decoding.draft_beams:
         return f"the published scheme drafts N = {recommender.decoding.draft_beams} beams a level, fewer than K"

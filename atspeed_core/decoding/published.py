@@ -10,16 +10,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from atspeed_core.decoding.acceptance import AcceptanceRule, RoundDraft, extensions, padded
 from atspeed_core.decoding.beams import Beams, extended
 from atspeed_core.decoding.device_trie import NO_NODE
 from atspeed_core.decoding.retrieval import UniformTree
 from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.decoding.search import SearchResult
 from atspeed_core.decoding.selection import sample_without_replacement, stable_topk
-from atspeed_core.decoding.verification import Draft, Verification, extensions, padded
 
 
-class RoundDrafter(Draft, Protocol):
+class RoundDrafter(RoundDraft, Protocol):
     """Drafts anew for every round."""
 
     def propose(self, beams: Beams) -> Tensor:
@@ -39,11 +39,11 @@ class NoDrafter:
         return beams.nodes[:, :0]
 
     def drawn(self, nodes: Tensor) -> Tensor:
-        """See `verification.Draft`."""
+        """See `acceptance.RoundDraft`."""
         return torch.zeros_like(nodes, dtype=torch.bool)
 
     def scores(self, beams: Beams) -> Tensor:
-        """See `verification.Draft`."""
+        """See `acceptance.RoundDraft`."""
         return beams.scores[:, :0]
 
     def select(self, rows: Tensor) -> None:
@@ -81,7 +81,7 @@ class UniformDrafter:
         return self._drafted
 
     def drawn(self, nodes: Tensor) -> Tensor:
-        """See `verification.Draft`."""
+        """See `acceptance.RoundDraft`."""
         if not self._drafted.shape[1]:
             return torch.zeros_like(nodes, dtype=torch.bool)
         # A search in sorted rows: comparing each with each was a sixth of a relaxed search on a CPU.
@@ -90,7 +90,7 @@ class UniformDrafter:
         return (drafted.gather(1, places) == nodes) & (nodes >= 0)
 
     def scores(self, beams: Beams) -> Tensor:
-        """See `verification.Draft`: sums of the draft's own log-probabilities from the root.
+        """See `acceptance.RoundDraft`: sums of the draft's own log-probabilities from the root.
 
         No opinion where none of the extensions was drafted in this round, though the draft may have scored the beams
         along with those of other requests: what was not drafted is drawn from the target's law.
@@ -120,7 +120,7 @@ class UniformDrafter:
 
 
 @torch.inference_mode()
-def search_in_rounds(target: ScoredTree, drafter: RoundDrafter, verification: Verification, k: int) -> SearchResult:
+def search_in_rounds(target: ScoredTree, drafter: RoundDrafter, acceptance: AcceptanceRule, k: int) -> SearchResult:
     """Search the `k` best identifiers for every request of `target`.
 
     1. The drafter proposes nodes below the current beams.
@@ -138,7 +138,7 @@ def search_in_rounds(target: ScoredTree, drafter: RoundDrafter, verification: Ve
         target.score(torch.cat([beams.nodes, drafter.propose(beams)], dim=1))
         result.target_nodes[rows] += (target.nodes > 0).sum(1) - known
         result.target_calls[rows] += 1
-        beams = _verify(beams, target, drafter, verification, result, rows)
+        beams = _verify(beams, target, drafter, acceptance, result, rows)
         done = beams.depth == levels
         result.leaves[rows[done]], result.scores[rows[done]] = beams.nodes[done], beams.scores[done]
         result.margin[rows[done]] = torch.minimum(beams.margin, _closest(beams.scores))[done]
@@ -155,14 +155,14 @@ def _verify(
     beams: Beams,
     target: ScoredTree,
     drafter: RoundDrafter,
-    verification: Verification,
+    acceptance: AcceptanceRule,
     result: SearchResult,
     rows: Tensor,
 ) -> Beams:
     levels = target.trie.num_levels
     ready = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
     for _ in range(levels):
-        extended = verification.extend(beams, target, drafter)
+        extended = acceptance.extend(beams, target, drafter)
         beams = beams.replaced(ready, extended)
         inner = ready & (beams.depth < levels)
         result.beams[rows[inner], beams.depth[inner] - 1] = beams.nodes[inner]

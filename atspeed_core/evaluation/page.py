@@ -10,6 +10,7 @@ from plotly.offline import get_plotlyjs
 
 from atspeed_core.evaluation.results import TARGET, rows_by_k
 from atspeed_core.evaluation.tables import Table, calls_table, comparison_table, describe, ranking_table, speed_table
+from atspeed_core.verifications import VERIFICATIONS
 
 Json = dict[str, Any]
 Curves = Mapping[str, pd.DataFrame]
@@ -51,7 +52,7 @@ def report_page(title: str, metrics: Json, *, curves: Curves, identifiers: Json)
 def method_plots(metrics: Json) -> list[go.Figure]:
     """Accepted steps, walltime speedup (beside the oracle's) and share of identical lists, by K."""
     lines = [
-        (f"{method}, {verification}", by_k, "solid" if verification == "strict" else "dot")
+        (f"{method}, {verification}", by_k, "solid" if VERIFICATIONS.get(verification).primary else "dot")
         for method, verifications in metrics["methods"].items()
         for verification, by_k in verifications.items()
     ]

@@ -8,13 +8,12 @@ from atspeed_core.evaluation import paper_figures
 from atspeed_core.evaluation.paper_figures import published
 from atspeed_core.evaluation.results import TARGET, rows_by_k
 from atspeed_core.evaluation.tables import Table, describe_device, interval_cell, markdown
+from atspeed_core.verifications import VERIFICATIONS, primary
 
 Json = dict[str, Any]
 ByK = Mapping[str, Json]
 Cell = Callable[[str, str, str, Json], str]  # of method, verification, K and figures
 
-STRICT = "strict"
-OF_THE_PAPER = (STRICT, "relaxed")  # the verifications that the paper has
 NOTHING = "-"
 
 
@@ -104,7 +103,7 @@ def tables(run: PaperRun) -> list[Table]:
     verifications = list(dict.fromkeys(name for by_name in run.metrics["methods"].values() for name in by_name))
     return [
         *(_by_method(f"Accepted steps, {v}", _as_note(v), run, v, _accepted_cell(run)) for v in verifications),
-        _by_method("Target calls a request, strict by our scheme", _CALLS_NOTE, run, STRICT, _calls_cell),
+        _by_method("Target calls a request, strict by our scheme", _CALLS_NOTE, run, primary().name, _calls_cell),
         *(_by_method(f"Walltime speedup, {v}", _ws_note(run), run, v, _speed_cell(run)) for v in verifications),
         *(_by_method(f"Oracle and generate, {v}", _SHARE_NOTE, run, v, _share_cell) for v in verifications),
         _ranking(run, "recall", "Recall"),
@@ -123,7 +122,7 @@ _SHARE_NOTE = (
 
 
 def _as_note(verification: str) -> str:
-    papers = verification in OF_THE_PAPER
+    papers = VERIFICATIONS.get(verification).in_paper
     how = "N beams a level, drafted in rounds" if papers else "quotas by level, repair"
     text = f"AS: drafted steps accepted a request by {scheme(verification)} ({how}), [95% interval], (published)."
     return f"{text} No figure: a draft that knows no rounds." if papers else text
@@ -131,7 +130,7 @@ def _as_note(verification: str) -> str:
 
 def scheme(verification: str) -> str:
     """By whose scheme a verification's AS is counted."""
-    return "the paper's scheme" if verification in OF_THE_PAPER else "our scheme"
+    return "the paper's scheme" if VERIFICATIONS.get(verification).in_paper else "our scheme"
 
 
 def _ws_note(run: PaperRun) -> str:
@@ -160,7 +159,9 @@ def variant_tables(base: PaperRun, runs: Sequence[PaperRun]) -> list[Table]:
                 [method, *_told(run, base, shared), *(_figure(by_k.get(k, {}), name) for k in ks)]
                 for method, run, by_k in rows
             ]
-            if cells and not (title == "calls" and verification != STRICT):  # there AS tells the same
+            if cells and not (
+                title == "calls" and not VERIFICATIONS.get(verification).primary
+            ):  # there AS tells the same
                 columns = ["method", "run", "set otherwise", "commit", *(f"K = {k}" for k in ks)]
                 found.append(Table(f"Ablations and sweeps: {title}, {verification}", note, columns, cells))
     return found
@@ -260,7 +261,7 @@ def _ranking(run: PaperRun, figure: str, label: str) -> Table:
     known = paper_figures.RANKING.get(run.published_as, {}).get(figure, {})
     lines = {name: dict(rows_by_k(by_k)) for name, by_k in {TARGET: metrics[TARGET], **metrics["baselines"]}.items()}
     for method, by_name in metrics["methods"].items():
-        lines |= {f"{method}, {name}": by_k for name, by_k in by_name.items() if name != STRICT}
+        lines |= {f"{method}, {name}": by_k for name, by_k in by_name.items() if not VERIFICATIONS.get(name).primary}
     ks = _ks(lines.values())
     rows = [
         [
@@ -307,7 +308,7 @@ def _identity(run: PaperRun) -> list[str]:
     shares = [
         (f"{method} K = {k}: {figures['identical_lists']:.5f}", figures["identical_lists"])
         for method, verification, k, figures in _cells(run)
-        if verification == STRICT
+        if VERIFICATIONS.get(verification).primary
     ]
     other = [text for text, share in shares if share < 1]
     where = "; but not all of " + "; ".join(other) if other else ""
@@ -346,7 +347,7 @@ def _best(run: PaperRun) -> list[str]:
 
 def accepted_name(verification: str) -> str:
     """The figure that is the paper's AS: strict drafts in rounds there, as relaxed does here too."""
-    return "accepted_steps_published" if verification == STRICT else "accepted_steps"
+    return "accepted_steps_published" if VERIFICATIONS.get(verification).also_as_published else "accepted_steps"
 
 
 def _cells(run: PaperRun) -> Iterator[tuple[str, str, str, Json]]:

@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from atspeed_core.evaluation.paper import STRICT, PaperRun, accepted_name, scheme, variant_rows, variant_verifications
+from atspeed_core.evaluation.paper import PaperRun, accepted_name, scheme, variant_rows, variant_verifications
 from atspeed_core.evaluation.paper_figures import published
 from atspeed_core.evaluation.results import rows_by_k
+from atspeed_core.verifications import primary
 
 WIDTH, HEIGHT = 5.2, 4.4  # of a panel, in inches
 ROW = 0.32  # height of a variant
@@ -27,7 +28,7 @@ def paper_svg(run: PaperRun) -> str:
         _lines(panel, run, verification, accepted_name(verification))
         _published(panel, run, verification)
         panel.set(title=f"AS by {scheme(verification)}, {verification}", ylabel="accepted steps a request")
-    _lines(panels[-1], run, STRICT, "target_calls")
+    _lines(panels[-1], run, primary().name, "target_calls")
     panels[-1].set(title="Target calls, strict by our scheme", ylabel="calls a request")
     for panel in panels:
         panel.set_xlabel("K")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from atspeed_core.evaluation.results import TARGET, rows_by_k
+from atspeed_core.verifications import VERIFICATIONS
 
 Json = dict[str, Any]
 
@@ -139,8 +140,8 @@ def interval_cell(figures: Json, name: str, digits: int) -> str:
 
 
 def _planned(metrics: Json, method: str, verification: str, k: str) -> str:
-    """What the plan says for single requests; only strict and exact_sampling go by it."""
-    if verification not in ("strict", "exact_sampling"):
+    """What the plan says for single requests; only some verifications decode by it."""
+    if not VERIFICATIONS.get(verification).planned:
         return ""
     return ", ".join(dict.fromkeys(metrics["plans"][method].get(k, [])))
 

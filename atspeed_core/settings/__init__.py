@@ -18,7 +18,7 @@ from atspeed_core.settings.architecture import Architecture
 from atspeed_core.settings.build_identifiers import BuildIdentifiers, RqVae
 from atspeed_core.settings.cache_topk import CacheTopk
 from atspeed_core.settings.decoding import DecodingConfig
-from atspeed_core.settings.evaluate import CallsByNodes, Evaluate, PlanDecoding, SasRec, Verification
+from atspeed_core.settings.evaluate import CallsByNodes, Evaluate, PlanDecoding, SasRec
 from atspeed_core.settings.finetune_target import DeepSpeed, FinetuneTarget, Lora, WarmFinetune
 from atspeed_core.settings.prepare_data import Columns, PrepareData
 from atspeed_core.settings.report import Report
@@ -50,7 +50,6 @@ __all__ = [
     "SasRec",
     "Section",
     "Share",
-    "Verification",
     "WarmAlign",
     "WarmFinetune",
     "WarmStart",

@@ -1,12 +1,23 @@
 """Section `evaluate`: what is measured, and how lists are decoded for it."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from atspeed_core.settings.section import Positive, Section, Share
+from atspeed_core.variants import Variants
 
-Verification = Literal["none", "strict", "relaxed", "exact_sampling"]
+# By the package's name: settings stand below it and import none of it.
+VERIFICATIONS = Variants("atspeed_core.verifications", object, "verification")
+
+
+def _is_a_verification(name: str) -> str:
+    if name not in (known := VERIFICATIONS.names()):
+        raise ValueError(f"no such verification; known: {', '.join(known)}")
+    return name
+
+
+VerificationName = Annotated[str, AfterValidator(_is_a_verification)]
 
 
 class PlanDecoding(Section):
@@ -63,7 +74,7 @@ class Evaluate(Section):
     """
 
     ks: list[Positive] = [1, 3, 5, 10, 20]
-    verifications: list[Verification] = ["strict", "relaxed"]
+    verifications: list[VerificationName] = ["strict", "relaxed"]
     draft_beams: Positive = 40
     draft_steps: Positive = 3
     published_users: Positive | None = None

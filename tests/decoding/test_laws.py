@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from atspeed_core.decoding.acceptance import Relaxed
 from atspeed_core.decoding.published import NoDrafter, RoundDrafter, UniformDrafter, search_in_rounds
 from atspeed_core.decoding.retrieval import UniformTree
-from atspeed_core.decoding.verification import Relaxed
 from tests.decoding.test_search import leaf_law
 from tests.tiny_models import make_catalog, make_tree
 

@@ -1,4 +1,4 @@
-"""Which extensions of the verified beams go on: the rules of strict and of relaxed verification."""
+"""Rules of the published scheme that choose the extensions of verified beams: strict and relaxed."""
 
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -12,8 +12,8 @@ from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.decoding.selection import gumbel, stable_topk
 
 
-class Draft(Protocol):
-    """What verification may ask of the drafter: which nodes it drew, and how probable it held them."""
+class RoundDraft(Protocol):
+    """What a rule may ask the drafter: which nodes it proposed and how probable it considered them."""
 
     def drawn(self, nodes: Tensor) -> Tensor:
         """[B, n] bool: which of `nodes` [B, n] were drafted in this round."""
@@ -24,10 +24,10 @@ class Draft(Protocol):
         ...
 
 
-class Verification(Protocol):
+class AcceptanceRule(Protocol):
     """A rule that extends verified beams by one level."""
 
-    def extend(self, beams: Beams, target: ScoredTree, draft: Draft) -> Beams:
+    def extend(self, beams: Beams, target: ScoredTree, draft: RoundDraft) -> Beams:
         """The K beams one level deeper; their parents are all scored by `target`."""
         ...
 
@@ -48,8 +48,8 @@ def padded(values: Tensor, width: int, fill: float) -> Tensor:
 class Strict:
     """The target's own K best extensions (AtSpeed, section 3.1): the lists of its beam search, whatever was drafted."""
 
-    def extend(self, beams: Beams, target: ScoredTree, draft: Draft) -> Beams:
-        """See `Verification`; of equal scores the better beam's, then the lower code's extension wins."""
+    def extend(self, beams: Beams, target: ScoredTree, draft: RoundDraft) -> Beams:
+        """See `AcceptanceRule`; of equal scores the better beam's, then the lower code's extension wins."""
         k = beams.nodes.shape[1]
         candidates, scores = extensions(beams, target)
         scores = padded(scores, k + 1, -torch.inf)
@@ -75,8 +75,8 @@ class Relaxed:
     generator: torch.Generator
     temperature: float = 1.0
 
-    def extend(self, beams: Beams, target: ScoredTree, draft: Draft) -> Beams:
-        """See `Verification`."""
+    def extend(self, beams: Beams, target: ScoredTree, draft: RoundDraft) -> Beams:
+        """See `AcceptanceRule`."""
         k = beams.nodes.shape[1]
         candidates, scores = extensions(beams, target)
         candidates, scores = padded(candidates, k, -1).long(), padded(scores, k, -torch.inf)

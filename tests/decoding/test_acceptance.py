@@ -2,9 +2,9 @@ import numpy as np
 import torch
 from scipy.stats import chisquare
 
+from atspeed_core.decoding.acceptance import Relaxed, Strict, extensions
 from atspeed_core.decoding.beams import Beams
 from atspeed_core.decoding.published import UniformDrafter
-from atspeed_core.decoding.verification import Relaxed, Strict, extensions
 from tests.tiny_models import make_catalog, make_tree
 
 CATALOG = make_catalog([(a, b) for a in range(4) for b in range(3)])
