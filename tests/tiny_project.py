@@ -1,6 +1,7 @@
 """A little real data and tiny models: what tests run the whole pipeline on."""
 
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,15 @@ TINY: dict[str, dict[str, Any]] = {
         "calls_by_nodes": {"ks": [3, 5], "nodes": [4, 16], "users": 12},
     },
 }
+
+
+def copy_project(folder: Path) -> None:
+    """Copy the project's files into `folder`: those that git tracks, and new ones that it does not ignore."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(lambda name: (ROOT / name).is_file(), names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
 
 
 def small_data() -> pd.DataFrame:

@@ -1,10 +1,9 @@
-"""A deployment of the project for the integration test: its repository, a tiny data set and the feed of its days.
+"""A deployment of the project for the integration tests: its repository, a tiny data set and the feed of its days.
 
-The interactions walk around a ring of items (user u goes on from where it stood), so that a model that has learned
-anything beats one that has not; each day adds items to the ring.
+The interactions walk around a ring of items (each user continues where the day before ended), so that a model that
+has learned anything beats one that has not; each day adds items to the ring.
 """
 
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.tiny_project import copy_project
+
 DATASET = "ring"
 USERS = 90
 FIRST_ITEMS = 40
@@ -74,11 +74,7 @@ class Deployment:
         self.folder = folder
         self.feed = home / "feeds" / DATASET
         self.feed.mkdir(parents=True)
-        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-        for name in filter(lambda name: (ROOT / name).is_file(), names):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
+        copy_project(folder)
         self.git("init", "--quiet", "--initial-branch", "main")
         self.change_preset({})
 
@@ -90,11 +86,11 @@ class Deployment:
         self.commit("preset")
 
     def branch(self, name: str) -> None:
-        """Go on from main in a branch of this name."""
+        """Check out a new branch of this name, from main."""
         self.git("checkout", "--quiet", "-B", name, "main")
 
     def main(self) -> None:
-        """Back to main, which is what the nights run."""
+        """Check out main, which is what the nights run."""
         self.git("checkout", "--quiet", "main")
 
     def commit(self, message: str) -> None:

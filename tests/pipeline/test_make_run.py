@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,27 +14,19 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.tiny_project import METHODS, ROOT, write_data_and_params
+from tests.tiny_project import METHODS, copy_project, write_data_and_params
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(900)]  # a start takes minutes on a busy machine
 
 
-def copy_project(folder: Path) -> None:
-    """Copy what git holds or would hold, into a repository of its own."""
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    for name in filter(lambda name: (ROOT / name).is_file() and name != "dvc.lock", names):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / name)
-
-
 class Project:
-    """A copy of the project, and what is done in it."""
+    """A copy of the project with a git repository of its own."""
 
     def __init__(self, folder: Path) -> None:
         """Copy the project into `folder`, with little data and small models."""
         self.folder = folder
         copy_project(folder)
+        (folder / "dvc.lock").unlink(missing_ok=True)
         write_data_and_params(folder)
         self.run("git", "init", "--quiet")
         self.commit("start")
@@ -84,10 +75,10 @@ def stages_run(output: str) -> set[str]:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project after its first whole run."""
-    made = Project(tmp_path_factory.mktemp("project"))
-    made.run(sys.executable, "-m", "tasks.pipeline")
-    made.commit("first run")
-    return made
+    project = Project(tmp_path_factory.mktemp("project"))
+    project.run(sys.executable, "-m", "tasks.pipeline")
+    project.commit("first run")
+    return project
 
 
 def test_the_figures_are_those_of_the_stages_called_one_by_one(project: Project, tiny_pipeline: Path) -> None:
@@ -122,7 +113,7 @@ def test_work_repeated_by_force_is_not_recorded_again(project: Project) -> None:
     assert project.run("git", "status", "--porcelain") == ""  # and its outputs are the same, byte for byte
 
 
-def test_a_training_that_was_killed_goes_on_to_the_same_target(project: Project) -> None:
+def test_a_killed_training_resumes_and_ends_with_the_same_target(project: Project) -> None:
     expected = project.locked("finetune_target")["outs"]
     command = ["dvc", "repro", "--force", "--single-item", "finetune_target"]
     killed = subprocess.Popen(
@@ -160,7 +151,7 @@ def test_a_pipeline_killed_once_in_every_stage_ends_with_the_same_results(
 
 
 def run_until_stage_and_kill(project: Project, stage: str) -> None:
-    """Start the pipeline and send SIGKILL a moment after `stage` has begun."""
+    """Start the pipeline and send SIGKILL a second after the start of `stage`."""
     log = project.folder / "killed.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -125,7 +125,7 @@ def test_registering_again_changes_nothing(deployment: Deployment, first: Path) 
 
 
 def test_a_version_that_was_not_judged_is_not_promoted(first: Path) -> None:
-    with registry() as client, pytest.raises(UserError, match=r"has not accepted it .not judged.*tasks\.promotion\.gate"):
+    with registry() as client, pytest.raises(UserError, match=r"not accepted it .not judged.*tasks\.promotion\.gate"):
         promote.promote(client, DATASET, "1")
     with registry() as client, pytest.raises(UserError, match="has no version '77'"):
         promote.promote(client, DATASET, "77")

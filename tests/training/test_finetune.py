@@ -101,7 +101,7 @@ def train(folder: Path, name: str, settings: dict) -> None:
         finetune.main(write_params(folder, name, settings))
 
 
-def test_a_killed_training_goes_on_and_ends_with_the_same_weights(folder):
+def test_a_killed_training_resumes_and_ends_with_the_same_weights(folder):
     """A SIGKILL after the second epoch, under torchrun."""
     train(folder, "whole", SCRATCH)
     killed = start(folder, "killed", SCRATCH)
@@ -146,7 +146,7 @@ def killed_in(epoch: int, *, recorded: bool) -> Iterator[None]:
             yield
 
 
-def test_a_warm_training_killed_twice_goes_on_and_ends_with_the_same_weights(folder):
+def test_a_warm_training_killed_twice_resumes_and_ends_with_the_same_weights(folder):
     save_champion(folder / "champion", seed=9)
     warm = {"learning_rate": 1e-4, "max_epochs": 8}
     settings = {**SCRATCH, "max_epochs": 1, "learning_rate": 1.0, "patience": 8, "warm": warm}
