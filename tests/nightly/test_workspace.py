@@ -50,11 +50,10 @@ def opened(run_id: str = "scheduled__2016-10-05T02:00:00+00:00", date: str = DAY
 
 
 def run_stages(deployment: Deployment, checkout: Path, methods: tuple[str, ...] = ("sft", "atspeed_s")) -> None:
-    quiet = {"MLFLOW_TRACKING_URI": NOBODY}
-    deployment.run("run_stage", "prepare_data", folder=checkout, **quiet)
+    deployment.run_stage_here("prepare_data", folder=checkout)
     for method in methods:
-        deployment.run("run_stage", "align_draft", "--method", method, folder=checkout, **quiet)
-    deployment.run("run_stage", "report", folder=checkout, **quiet)
+        deployment.run_stage_here("align_draft", "--method", method, folder=checkout)
+    deployment.run_stage_here("report", folder=checkout)
 
 
 def parents(experiment: str) -> "list[Run]":
