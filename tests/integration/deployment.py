@@ -40,7 +40,13 @@ PRESET: dict[str, Any] = {
             "patience": 8,
             "warm": {"max_epochs": 3, "learning_rate": 2.0e-3},
         },
-        "cache_topk": {"top_k": 5, "contexts_per_user": 2, "contexts_per_shard": 64, "compare_users": 4},
+        "cache_topk": {
+            "top_k": 5,
+            "contexts_per_user": 2,
+            "rollouts_per_user": 1,
+            "contexts_per_shard": 64,
+            "compare_users": 4,
+        },
         "align_draft": {
             "architecture": {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32},
             "num_updates": 30,
@@ -53,6 +59,9 @@ PRESET: dict[str, Any] = {
             "draft_steps": 2,
             "timing_users": 4,
             "plan": {"users": 16, "batches": [1], "prompt_percentiles": [50], "repetitions": 1},
+            "published_users": 8,
+            "calls_by_nodes": {"ks": [5], "nodes": [4, 16], "users": 8},
+            "sasrec": {"hidden_size": 8, "max_updates": 20},
             "bootstrap_samples": 100,
             "exclude_history": False,
         },
@@ -61,7 +70,7 @@ PRESET: dict[str, Any] = {
         "checks": {"volume_low": 0.1, "volume_high": 10.0, "min_rows": 20},
         "full_retrain_days": 0,
         "gate": {"k": 5, "tolerance": 0.05, "risk": 0.25, "min_accepted_steps": 0.0, "max_latency_ratio": 10.0},
-        "batch": {"k": 5, "users_per_shard": 40, "batch_size": 16},
+        "batch": {"k": 5, "users_per_shard": 45, "batch_size": 16},
     },
 }
 

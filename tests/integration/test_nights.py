@@ -105,21 +105,21 @@ def test_a_night_without_new_data_does_nothing_and_says_so(stack: Stack, mlflow_
 
 def test_a_backfill_gives_every_date_its_own_version(stack: Stack, mlflow_client: Any, tmp_path: Path) -> None:
     stack.deployment.add_history(FIRST_DAY)
-    for number in range(3):
+    for number in range(2):
         stack.deployment.add_day(number, FIRST_DAY)
     known = ids(stack, "nightly_retrain")
-    stack.api.backfill("nightly_retrain", day(0), day(2), methods=ONE)
-    stack.api.wait(lambda: len(ids(stack, "nightly_retrain") - known) == 3 or None, "three runs of the backfill", 60)
+    stack.api.backfill("nightly_retrain", day(0), day(1), methods=ONE)
+    stack.api.wait(lambda: len(ids(stack, "nightly_retrain") - known) == 2 or None, "both runs of the backfill", 60)
     for run_id in sorted(ids(stack, "nightly_retrain") - known):
         expect_success(stack, "nightly_retrain", run_id)
-    assert stack.deployment.tags() == [f"nightly/{day(number)}" for number in range(3)]
-    for number in range(3):
+    assert stack.deployment.tags() == [f"nightly/{day(number)}" for number in range(2)]
+    for number in range(2):
         shown = stack.deployment.git("show", f"nightly/{day(number)}:data/interactions.dvc")
         known_days = yaml.safe_load(shown)["outs"][0]["nfiles"]
         assert known_days == HISTORY_DAYS + number + 1
-    stack.api.wait(lambda: len(done(stack, "promote")) == 3 or None, "the gate of all three", 120)
-    assert version_at(mlflow_client, "champion").tags["atspeed.date"] == day(2)
-    assert version_at(mlflow_client, "previous").tags["atspeed.date"] == day(1)
+    stack.api.wait(lambda: len(done(stack, "promote")) == 2 or None, "the gate of both", 120)
+    assert version_at(mlflow_client, "champion").tags["atspeed.date"] == day(1)
+    assert version_at(mlflow_client, "previous").tags["atspeed.date"] == day(0)
 
 
 def test_a_second_night_warm_starts_and_is_promoted_though_the_scheduler_and_a_stage_are_killed(
@@ -127,22 +127,22 @@ def test_a_second_night_warm_starts_and_is_promoted_though_the_scheduler_and_a_s
 ) -> None:
     before, known = version_at(mlflow_client, "champion"), ids(stack, "promote")
     assert before is not None
-    stack.deployment.add_day(3, FIRST_DAY)
-    run_id = night(stack, "night-3", 3, methods=TWO)
+    stack.deployment.add_day(2, FIRST_DAY)
+    run_id = night(stack, "night-2", 2, methods=TWO)
     kill_stage(stack, run_id, "finetune_target")
     kill_scheduler(stack, run_id, "evaluate_target")
     expect_success(stack, "nightly_retrain", run_id)
     assert stack.api.wait_for_task("nightly_retrain", run_id, "finetune_target", ("success",))["try_number"] == 2
     promoted(stack, known)
     champion = version_at(mlflow_client, "champion")
-    assert champion.tags["atspeed.date"] == day(3)
+    assert champion.tags["atspeed.date"] == day(2)
     assert version_at(mlflow_client, "previous").version == before.version
     children = children_of(mlflow_client, parent_of(mlflow_client, run_id))
     assert {"warm_start", "prepare_data", "build_identifiers", "cache_topk", "report"} <= children.keys()
     assert children["finetune_target"].data.params["started_from"] == before.tags["atspeed.commit"]
     assert all(run.info.status == "FINISHED" for run in children.values())
     assert {f"align_draft@{method}" for method in TWO} | {f"evaluate@{method}" for method in TWO} <= children.keys()
-    assert identifiers(stack, before.tags["atspeed.commit"]).items() <= identifiers(stack, f"nightly/{day(3)}").items()
+    assert identifiers(stack, before.tags["atspeed.commit"]).items() <= identifiers(stack, f"nightly/{day(2)}").items()
 
 
 def kill_stage(stack: Stack, run_id: str, stage: str) -> None:
@@ -200,15 +200,15 @@ def test_every_user_gets_recommendations_from_the_new_champion(stack: Stack, mlf
 
 def test_clearing_a_night_and_running_it_again_changes_nothing(stack: Stack, mlflow_client: Any) -> None:
     before = facts(stack, mlflow_client)
-    stack.api.clear("nightly_retrain", "night-3")
-    stack.api.wait_for_task("nightly_retrain", "night-3", "open_run", ("running", "success"))
-    expect_success(stack, "nightly_retrain", "night-3")
+    stack.api.clear("nightly_retrain", "night-2")
+    stack.api.wait_for_task("nightly_retrain", "night-2", "open_run", ("running", "success"))
+    expect_success(stack, "nightly_retrain", "night-2")
     assert facts(stack, mlflow_client) == before
 
 
 def facts(stack: Stack, client: Any) -> dict[str, Any]:
     """What a rerun must leave as it was: commits, versions, aliases, records."""
-    parent = parent_of(client, "night-3")
+    parent = parent_of(client, "night-2")
     model = client.get_registered_model(RECOMMENDER)
     return {
         "tags": {tag: stack.deployment.commit_of(tag) for tag in stack.deployment.tags()},
@@ -228,8 +228,8 @@ def test_a_night_made_worse_is_refused_with_its_reasons_and_an_outage_of_mlflow_
         {"finetune_target": {"learning_rate": 1.0e-9, "max_epochs": 1, "codebook_start": False}}
     )
     stack.deployment.main()
-    stack.deployment.add_day(4, FIRST_DAY)
-    run_id = night(stack, "night-4", 4, methods=ONE, revision="worse", full_retrain=True)
+    stack.deployment.add_day(3, FIRST_DAY)
+    run_id = night(stack, "night-3", 3, methods=ONE, revision="worse", full_retrain=True)
     stack.api.wait_for_task("nightly_retrain", run_id, "finetune_target", ("running",))
     stop_mlflow_for(stack, OUTAGE_SECONDS)
     expect_success(stack, "nightly_retrain", run_id)
@@ -238,7 +238,7 @@ def test_a_night_made_worse_is_refused_with_its_reasons_and_an_outage_of_mlflow_
     assert stack.api.states("promote", gate) == {"gate": "skipped", "promote": "skipped"}
     assert version_at(mlflow_client, "champion").version == champion.version
     refused = newest(mlflow_client)
-    assert (refused.tags["atspeed.date"], refused.tags["atspeed.gate"]) == (day(4), "refused")
+    assert (refused.tags["atspeed.date"], refused.tags["atspeed.gate"]) == (day(3), "refused")
     assert "recall" in refused.tags["atspeed.gate.reason.1"]
     stages = {"prepare_data", "build_identifiers", "finetune_target", "cache_topk", "evaluate_target"}
     stages |= {"align_draft@atspeed_s", "evaluate@atspeed_s", "report"}
@@ -278,7 +278,7 @@ def test_a_failing_stage_is_retried_then_alerted(stack: Stack, mlflow_client: An
     code.write_text(code.read_text().replace("@app.command()", failing))
     stack.deployment.commit("broken")
     stack.deployment.main()
-    run_id = night(stack, "night-broken", 4, methods=ONE, revision="broken", force="all")
+    run_id = night(stack, "night-broken", 3, methods=ONE, revision="broken", force="all")
     assert stack.api.wait_for_run("nightly_retrain", run_id) == "failed"
     (task,) = [t for t in stack.api.tasks("nightly_retrain", run_id) if t["task_id"] == "warm_start"]
     assert (task["state"], task["try_number"]) == ("failed", 3)
@@ -291,20 +291,20 @@ def test_a_failing_stage_is_retried_then_alerted(stack: Stack, mlflow_client: An
 
 
 def test_a_mistake_in_the_feed_fails_at_once_and_says_where(stack: Stack) -> None:
-    (stack.deployment.feed / f"{day(5)}.csv").write_text("user_id,item_id,rating,timestamp\nu1,i001,5,yesterday\n")
-    run_id = night(stack, "night-mistake", 5, methods=ONE)
+    (stack.deployment.feed / f"{day(4)}.csv").write_text("user_id,item_id,rating,timestamp\nu1,i001,5,yesterday\n")
+    run_id = night(stack, "night-mistake", 4, methods=ONE)
     assert stack.api.wait_for_run("nightly_retrain", run_id) == "failed"
     (task,) = [t for t in stack.api.tasks("nightly_retrain", run_id) if t["task_id"] == "ingest"]
     assert (task["state"], task["try_number"]) == ("failed", 1)
     (alert,) = stack.alerts.of_run(run_id)
-    assert f"{day(5)}.csv" in alert["reason"]
-    assert f"nightly/{day(5)}" not in stack.deployment.tags()
-    (stack.deployment.feed / f"{day(5)}.csv").unlink()
+    assert f"{day(4)}.csv" in alert["reason"]
+    assert f"nightly/{day(4)}" not in stack.deployment.tags()
+    (stack.deployment.feed / f"{day(4)}.csv").unlink()
 
 
 def test_a_sweep_compares_its_experiments_below_one_parent(stack: Stack, mlflow_client: Any) -> None:
     overrides = [{"align_draft.alpha": 0.2}, {"align_draft.alpha": 0.8}]
-    revision = f"nightly/{day(3)}"
+    revision = f"nightly/{day(2)}"
     params = {"dataset": DATASET, "methods": ONE, "overrides": overrides, "revision": revision}
     stack.api.trigger("experiment_sweep", "sweep-1", **params)
     expect_success(stack, "experiment_sweep", "sweep-1")
@@ -328,7 +328,7 @@ def test_two_runs_never_share_a_gpu_slot(stack: Stack) -> None:
 
 
 def test_a_fresh_clone_of_a_night_has_its_models_and_figures_byte_for_byte(stack: Stack, tmp_path: Path) -> None:
-    tag, clone = f"nightly/{day(3)}", tmp_path / "clone"
+    tag, clone = f"nightly/{day(2)}", tmp_path / "clone"
     for command in (
         ["git", "clone", "--quiet", "--branch", tag, str(stack.deployment.folder), str(clone)],
         [sys.executable, "-m", "dvc", "pull", "--quiet"],
