@@ -27,6 +27,21 @@ SOURCE = Path("data/raw/ml-latest-small-2016")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
+# Only dataset, source and path matter: reading filters and splits nothing.
+MOVIELENS = PrepareData(
+    dataset="replay",
+    source="movielens",
+    path="",
+    rating_threshold=None,
+    k_core=1,
+    duplicates="all",
+    split="leave_one_out",
+    max_history=1,
+    sample=None,
+    seed=0,
+)
+
+
 @app.command()
 def main(
     feed: Annotated[Path, typer.Argument(help="Folder to write; must be empty or absent.")],
@@ -38,7 +53,7 @@ def main(
     set_up_logging("replay_feed")
     with exit_codes():
         last = _date(last_day) if last_day else (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
-        found = read_source(PrepareData(dataset="replay", source="movielens", path=str(source)))
+        found = read_source(MOVIELENS.model_copy(update={"path": str(source)}))
         interactions = shifted(found.interactions, last)
         if feed.is_dir() and any(feed.iterdir()):
             raise UserError(f"{feed}: not empty; name a new folder, or remove this one")

@@ -13,7 +13,8 @@ from atspeed_core.models.building import save_model
 from atspeed_core.models.one_shot import OneShotDraft, load_one_shot, save_one_shot
 from atspeed_core.models.retrieval import RetrievalDraft, save_retrieval
 from atspeed_core.models.tokenizer import build_tokenizer
-from atspeed_core.settings import DecodingConfig, OneShot
+from atspeed_core.settings import DecodingConfig
+from tests.complete_params import OneShot
 from tests.tiny_models import make_catalog, make_recommender
 
 CODES = [(a, b, c) for a in range(4) for b in range(3) for c in range(2)]

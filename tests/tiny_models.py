@@ -16,7 +16,8 @@ from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models.building import build_model, save_model
 from atspeed_core.models.prompts import PromptEncoder
 from atspeed_core.models.tokenizer import build_tokenizer
-from atspeed_core.settings import Architecture, DecodingConfig
+from atspeed_core.settings import DecodingConfig
+from tests.complete_params import Architecture
 
 LETTERS = "abcdefgh"
 

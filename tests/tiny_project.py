@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from tests.complete_params import completed
 from tests.in_process import run_stage
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,7 +65,7 @@ def tiny_params() -> dict[str, Any]:
     params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
     for section, changes in TINY.items():
         params[section].update(changes)
-    return params
+    return completed(params)
 
 
 def write_data_and_params(folder: Path) -> None:

@@ -27,7 +27,7 @@ from atspeed_core.errors import UserError
 from atspeed_core.files import read_json, replacing
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models.draft_folder import CONFIG, drafter_of
-from atspeed_core.settings import OneShot
+from atspeed_core.settings import OneShotShape
 
 KIND = "one_shot"
 FORMAT = 2  # of the weights' meaning; 1: softmax over the deepest drafted level
@@ -65,7 +65,7 @@ class OneShotDraft(nn.Module):
     node_units: Tensor  # [nodes] int32 unit of the edge into a node; the root's entry is unused
     parents: Tensor  # [nodes] int32 place of the parent among the nodes of its depth
 
-    def __init__(self, shape: OneShot, catalog: Catalog, *, max_history: int, seed: int) -> None:
+    def __init__(self, shape: OneShotShape, catalog: Catalog, *, max_history: int, seed: int) -> None:
         """A draft with random weights that depend on `seed` alone."""
         super().__init__()
         self.shape, self.max_history = shape, max_history
@@ -275,7 +275,7 @@ def unit_names(catalog: Catalog) -> list[str]:
 
 
 def build_from(
-    folder: str | Path, earlier: Catalog, shape: OneShot, catalog: Catalog, *, max_history: int, seed: int
+    folder: str | Path, earlier: Catalog, shape: OneShotShape, catalog: Catalog, *, max_history: int, seed: int
 ) -> OneShotDraft:
     """A draft for `catalog` with the weights of the one in `folder`, which is for the catalogue `earlier`.
 
@@ -311,7 +311,7 @@ def _group(name: str) -> str:
     return name.rpartition("_")[0]
 
 
-def shape_difference(folder: str | Path, shape: OneShot, *, max_history: int) -> str:
+def shape_difference(folder: str | Path, shape: OneShotShape, *, max_history: int) -> str:
     """In what the draft in `folder` differs from `shape`; empty where it does not.
 
     Raises:
@@ -346,7 +346,7 @@ def load_one_shot(folder: str | Path, catalog: Catalog, *, device: torch.device 
     if config.get("identifiers") != _digest(catalog):
         raise UserError(f"{folder}: trained for other identifiers than the catalogue's; run align_draft again")
     try:
-        shape = OneShot(**{name: config[name] for name in SHAPE})
+        shape = OneShotShape(**{name: config[name] for name in SHAPE}, dropout=0.0)
         draft = OneShotDraft(shape, catalog, max_history=config["max_history"], seed=0)
         draft.load_state_dict(load_file(Path(folder) / WEIGHTS))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
@@ -357,7 +357,7 @@ def load_one_shot(folder: str | Path, catalog: Catalog, *, device: torch.device 
 SHAPE = ("hidden_size", "num_layers", "num_heads")  # settings that the weights' shapes depend on
 
 
-def _shape(shape: OneShot, max_history: int) -> dict[str, int]:
+def _shape(shape: OneShotShape, max_history: int) -> dict[str, int]:
     return {"format": FORMAT, **{name: getattr(shape, name) for name in SHAPE}, "max_history": max_history}
 
 

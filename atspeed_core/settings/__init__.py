@@ -13,13 +13,22 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from atspeed_core.errors import UserError
-from atspeed_core.settings.align_draft import DEFAULT_METHODS, AlignDraft, Method, OneShot, PrefixContainment, WarmAlign
+from atspeed_core.settings.align_draft import (
+    DEFAULT_METHODS,
+    AlignDraft,
+    Method,
+    OneShot,
+    OneShotShape,
+    PrefixContainment,
+    WarmAlign,
+)
 from atspeed_core.settings.architecture import Architecture
 from atspeed_core.settings.build_identifiers import BuildIdentifiers, RqVae
 from atspeed_core.settings.cache_topk import CacheTopk
 from atspeed_core.settings.decoding import DecodingConfig
 from atspeed_core.settings.evaluate import CallsByNodes, Evaluate, PlanDecoding, SasRec
 from atspeed_core.settings.finetune_target import DeepSpeed, FinetuneTarget, Lora, WarmFinetune
+from atspeed_core.settings.former import former_default
 from atspeed_core.settings.prepare_data import Columns, PrepareData
 from atspeed_core.settings.report import Report
 from atspeed_core.settings.section import Positive, Section, Share
@@ -40,6 +49,7 @@ __all__ = [
     "Lora",
     "Method",
     "OneShot",
+    "OneShotShape",
     "Params",
     "PlanDecoding",
     "Positive",
@@ -60,14 +70,14 @@ __all__ = [
 class Params(Section):
     """The whole of `params.yaml`."""
 
-    warm_start: WarmStart = WarmStart()
+    warm_start: WarmStart
     prepare_data: PrepareData
-    build_identifiers: BuildIdentifiers = BuildIdentifiers()
+    build_identifiers: BuildIdentifiers
     finetune_target: FinetuneTarget
-    cache_topk: CacheTopk = CacheTopk()
+    cache_topk: CacheTopk
     align_draft: AlignDraft
-    evaluate: Evaluate = Evaluate()
-    report: Report = Report()
+    evaluate: Evaluate
+    report: Report
 
     def decoding(self) -> DecodingConfig:
         """How recommenders of these params decode."""
@@ -104,7 +114,14 @@ def _explain(fault: Any) -> str:
         hint = f"did you mean '{near[0]}'?" if near else "known: " + ", ".join(known)
         return f"unknown key '{name}'; {hint}"
     if fault["type"] == "missing":
-        return f"'{name}' is missing"
+        former = former_default(location)
+        if former is None:
+            return f"'{name}' is missing"
+        line = yaml.safe_dump({location[-1]: former[0]}, default_flow_style=True, sort_keys=False, width=4096).strip()[
+            1:-1
+        ]
+        where = f" in '{'.'.join(location[:-1])}'" if location[1:] else ""
+        return f"'{name}' is missing; add{where} what has been in effect without it: {line}"
     return f"'{name}': {fault['msg'].removeprefix('Value error, ')} (got {fault['input']!r:.80})"
 
 

@@ -14,33 +14,41 @@ DEFAULT_METHODS: tuple[Method, ...] = ("sft", "atspeed_s", "atspeed_r", "one_sho
 class WarmAlign(Section):
     """What differs in the training of a draft that starts from the champion's weights."""
 
-    num_updates: Positive = 200
-    learning_rate: Annotated[float, Field(gt=0)] = 2.5e-4
+    num_updates: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
 
 
-class OneShot(Section):
-    """The draft of method one_shot: its shape and its training.
+class OneShotShape(Section):
+    """The shape of the draft of method one_shot.
 
     Attributes:
         dropout: of the outputs of attention and feed-forward layers, in training.
-        num_updates: an update of this draft is cheap, so it makes more of them than the others in the same time.
-        batch_size: contexts of an update.
     """
 
-    hidden_size: Positive = 64
-    num_layers: Positive = 1
-    num_heads: Positive = 2
-    dropout: Share = 0.0
-    num_updates: Positive = 1500
-    batch_size: Positive = 64
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
-    warm: WarmAlign = WarmAlign(num_updates=500, learning_rate=1e-3)
+    hidden_size: Positive
+    num_layers: Positive
+    num_heads: Positive
+    dropout: Share
 
     @model_validator(mode="after")
-    def _heads_divide_the_hidden_size(self) -> "OneShot":
+    def _heads_divide_the_hidden_size(self) -> "OneShotShape":
         if self.hidden_size % self.num_heads:
             raise ValueError("'hidden_size' must be a multiple of 'num_heads'")
         return self
+
+
+class OneShot(OneShotShape):
+    """The draft of method one_shot: its shape and its training.
+
+    Attributes:
+        num_updates: an update of this draft is cheap, so it makes more of them than the others in the same time.
+        batch_size: contexts per update.
+    """
+
+    num_updates: Positive
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    warm: WarmAlign
 
     def warmed(self) -> "OneShot":
         """These settings for a training that starts from the champion's weights."""
@@ -55,8 +63,8 @@ class PrefixContainment(Section):
         margin: log-probability by which a prefix of the target's should stand above what must stay outside.
     """
 
-    nodes: Annotated[list[Positive], Field(min_length=1)] = [40]
-    margin: Annotated[float, Field(ge=0)] = 1.0
+    nodes: Annotated[list[Positive], Field(min_length=1)]
+    margin: Annotated[float, Field(ge=0)]
 
 
 class AlignDraft(Section):
@@ -75,19 +83,19 @@ class AlignDraft(Section):
 
     architecture: Architecture | None = None
     base_model: Annotated[str, Field(min_length=1)] | None = None
-    alpha: Share = 0.5
-    beta: Annotated[float, Field(ge=0)] = 1.0
-    lambda_: Annotated[float, Field(ge=0, le=1, alias="lambda")] = 0.25
-    constrained: bool = True
-    sequences: Literal["top_k", "ground_truth"] = "top_k"
-    prefix_containment: PrefixContainment = PrefixContainment()
-    num_updates: Positive = 600
-    batch_size: Positive = 32
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    warm: WarmAlign = WarmAlign()
-    one_shot: OneShot = OneShot()
-    seed: int = 0
+    alpha: Share
+    beta: Annotated[float, Field(ge=0)]
+    lambda_: Annotated[float, Field(ge=0, le=1, alias="lambda")]
+    constrained: bool
+    sequences: Literal["top_k", "ground_truth"]
+    prefix_containment: PrefixContainment
+    num_updates: Positive
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    warm: WarmAlign
+    one_shot: OneShot
+    seed: int
 
     @model_validator(mode="after")
     def _either_scratch_or_base(self) -> "AlignDraft":

@@ -13,7 +13,7 @@ class Architecture(Section):
     num_heads: Positive
     intermediate_size: Positive
     tie_embeddings: bool = True
-    dropout: Share = 0.0
+    dropout: Share
 
     @model_validator(mode="after")
     def _heads_divide_the_hidden_size(self) -> "Architecture":

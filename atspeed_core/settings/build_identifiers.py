@@ -21,19 +21,19 @@ class RqVae(Section):
 class BuildIdentifiers(Section):
     """How items become tuples of code tokens."""
 
-    method: Literal["rq_kmeans", "rq_vae", "file"] = "rq_kmeans"
+    method: Literal["rq_kmeans", "rq_vae", "file"]
     file: str | None = None
-    num_levels: Annotated[int, Field(gt=0, le=26)] = 4  # one letter a level
-    codebook_width: Positive = 256
-    embedding_dim: Positive = 64
+    num_levels: Annotated[int, Field(gt=0, le=26)]  # one letter a level
+    codebook_width: Positive
+    embedding_dim: Positive
     sentence_encoder: str | None = None
-    text_weight: Annotated[float, Field(ge=0)] = 1.0
-    cooccurrence_weight: Annotated[float, Field(ge=0)] = 1.0
-    cooccurrence_window: Positive = 5
-    collisions: Literal["resolve", "allow"] = "resolve"
-    rebuild_above: Annotated[float, Field(ge=1)] = 1.15  # error of kept identifiers over that of fresh ones
+    text_weight: Annotated[float, Field(ge=0)]
+    cooccurrence_weight: Annotated[float, Field(ge=0)]
+    cooccurrence_window: Positive
+    collisions: Literal["resolve", "allow"]
+    rebuild_above: Annotated[float, Field(ge=1)]  # error of kept identifiers over that of fresh ones
     rq_vae: RqVae = RqVae()
-    seed: int = 0
+    seed: int
 
     @model_validator(mode="after")
     def _a_file_goes_with_its_method(self) -> "BuildIdentifiers":

@@ -16,11 +16,11 @@ class CacheTopk(Section):
         rollout_items: items it draws; the history after each of them is a context as well.
     """
 
-    top_k: Positive = 20
-    contexts_per_user: Positive = 1
-    rollouts_per_user: Annotated[int, Field(ge=0)] = 0
-    rollout_items: Positive = 2
-    batch_size: Positive = 64
-    contexts_per_shard: Positive = 1024
-    compare_users: Annotated[int, Field(ge=0)] = 64
-    seed: int = 0
+    top_k: Positive
+    contexts_per_user: Positive
+    rollouts_per_user: Annotated[int, Field(ge=0)]
+    rollout_items: Positive
+    batch_size: Positive
+    contexts_per_shard: Positive
+    compare_users: Annotated[int, Field(ge=0)]
+    seed: int

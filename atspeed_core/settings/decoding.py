@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from atspeed_core.settings.former import FORMER_DEFAULTS
 from atspeed_core.settings.section import Positive, Section
 
 # Section of params.yaml that contains the setting.
@@ -16,8 +17,6 @@ SECTIONS = {
     "exclude_history": "evaluate",
     "max_history": "prepare_data",
 }
-# A params.yaml committed before every setting had to be named may lack this one. It meant the following then.
-FORMER_DEFAULTS = {"exclude_history": True}
 
 
 class DecodingConfig(Section):
@@ -49,10 +48,10 @@ class DecodingConfig(Section):
 
         Other settings are not read, so the file may contain sections and keys that this version does not know.
         """
-        named = {
-            field: params[section][field] for field, section in SECTIONS.items() if field in params.get(section, {})
-        }
-        return cls(**{**FORMER_DEFAULTS, **named})
+        values = {}
+        for field, section in SECTIONS.items():
+            values[field] = params.get(section, {}).get(field, FORMER_DEFAULTS[section][field])
+        return cls(**values)
 
     def without_draft(self) -> "DecodingConfig":
         """The same for a target that is loaded without a draft: settings of drafted nodes have their defaults.

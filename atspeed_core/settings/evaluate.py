@@ -30,10 +30,10 @@ class PlanDecoding(Section):
         repetitions: timed calls at each point of the cost curve.
     """
 
-    users: Positive = 256
-    batches: Annotated[list[Positive], Field(min_length=1)] = [1, 32]
-    prompt_percentiles: Annotated[list[Annotated[int, Field(ge=0, le=100)]], Field(min_length=1)] = [50, 95]
-    repetitions: Positive = 5
+    users: Positive
+    batches: Annotated[list[Positive], Field(min_length=1)]
+    prompt_percentiles: Annotated[list[Annotated[int, Field(ge=0, le=100)]], Field(min_length=1)]
+    repetitions: Positive
 
 
 class CallsByNodes(Section):
@@ -45,9 +45,9 @@ class CallsByNodes(Section):
         users: test users, the same for all methods; null: all.
     """
 
-    ks: list[Positive] = [10, 20]
-    nodes: list[Positive] = [32, 64, 128, 192, 256, 384]
-    users: Positive | None = 256
+    ks: list[Positive]
+    nodes: list[Positive]
+    users: Positive | None
 
 
 class SasRec(Section):
@@ -58,9 +58,9 @@ class SasRec(Section):
         max_updates: with 64 windows of training histories each; they bound its time.
     """
 
-    hidden_size: Annotated[int, Field(gt=0, multiple_of=2)] = 64  # two heads
-    dropout: Share = 0.2
-    max_updates: Positive = 1000
+    hidden_size: Annotated[int, Field(gt=0, multiple_of=2)]  # two heads
+    dropout: Share
+    max_updates: Positive
 
 
 class Evaluate(Section):
@@ -73,21 +73,21 @@ class Evaluate(Section):
         tree_attention: the target scores all drafted beams in one sequence; false: each in a row of its own.
     """
 
-    ks: list[Positive] = [1, 3, 5, 10, 20]
-    verifications: list[VerificationName] = ["strict", "relaxed"]
-    draft_beams: Positive = 40
-    draft_steps: Positive = 3
-    published_users: Positive | None = None
-    tree_attention: bool = True
-    exclude_history: bool = True
-    plan: PlanDecoding = PlanDecoding()
-    calls_by_nodes: CallsByNodes = CallsByNodes()
-    sasrec: SasRec = SasRec()
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    batch_size: Positive = 32
-    timing_users: Annotated[int, Field(ge=2)] = 48
-    bootstrap_samples: Positive = 2000
-    seed: int = 0
+    ks: list[Positive]
+    verifications: list[VerificationName]
+    draft_beams: Positive
+    draft_steps: Positive
+    published_users: Positive | None
+    tree_attention: bool
+    exclude_history: bool
+    plan: PlanDecoding
+    calls_by_nodes: CallsByNodes
+    sasrec: SasRec
+    temperature: Annotated[float, Field(gt=0)]
+    batch_size: Positive
+    timing_users: Annotated[int, Field(ge=2)]
+    bootstrap_samples: Positive
+    seed: int
 
     @model_validator(mode="after")
     def _draft_is_as_wide_as_the_lists(self) -> "Evaluate":

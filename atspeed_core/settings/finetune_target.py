@@ -26,17 +26,17 @@ class DeepSpeed(Section):
             for the same updates. null: its whole share of the batch.
     """
 
-    num_processes: Positive | Literal["auto"] = 1
-    zero_stage: Literal[0, 1, 2, 3] = 2
-    precision: Literal["float32", "bfloat16"] = "float32"
+    num_processes: Positive | Literal["auto"]
+    zero_stage: Literal[0, 1, 2, 3]
+    precision: Literal["float32", "bfloat16"]
     micro_batch_size: Positive | None = None
 
 
 class WarmFinetune(Section):
     """What differs in the training of a target that starts from the champion's weights."""
 
-    max_epochs: Positive = 6
-    learning_rate: Annotated[float, Field(gt=0)] = 2.5e-4
+    max_epochs: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
 
 
 class FinetuneTarget(Section):
@@ -49,18 +49,18 @@ class FinetuneTarget(Section):
     base_model: str | None = None
     instruction: str = ""
     architecture: Architecture | None = None
-    codebook_start: bool = False
+    codebook_start: bool
     lora: Lora | None = None
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
     warmup: Share = 0.05
-    batch_size: Positive = 32
-    max_epochs: Positive = 20
-    patience: Positive = 4
-    selection: Literal["recall", "loss"] = "recall"
-    warm: WarmFinetune = WarmFinetune()
-    deepspeed: DeepSpeed = DeepSpeed()
-    seed: int = 0
+    batch_size: Positive
+    max_epochs: Positive
+    patience: Positive
+    selection: Literal["recall", "loss"]
+    warm: WarmFinetune
+    deepspeed: DeepSpeed
+    seed: int
 
     @model_validator(mode="after")
     def _either_scratch_or_base(self) -> "FinetuneTarget":

@@ -30,13 +30,13 @@ class PrepareData(Section):
     path: str
     items_path: str | None = None
     columns: Columns = Columns()
-    rating_threshold: float | None = None
-    k_core: Annotated[int, Field(ge=1)] = 5
-    duplicates: Literal["first", "last", "all", "error"] = "first"
-    split: Literal["chronological", "leave_one_out", "published"] = "leave_one_out"
-    max_history: Positive = 20
-    sample: Positive | None = None
-    seed: int = 0
+    rating_threshold: float | None
+    k_core: Annotated[int, Field(ge=1)]
+    duplicates: Literal["first", "last", "all", "error"]
+    split: Literal["chronological", "leave_one_out", "published"]
+    max_history: Positive
+    sample: Positive | None
+    seed: int
 
     @model_validator(mode="after")
     def _published_split_belongs_to_the_release(self) -> "PrepareData":

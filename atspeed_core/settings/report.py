@@ -6,4 +6,4 @@ from atspeed_core.settings.section import Section
 class Report(Section):
     """What people look at."""
 
-    title: str = "AtSpeed nightly"
+    title: str

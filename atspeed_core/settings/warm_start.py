@@ -15,4 +15,4 @@ class WarmStart(Section):
             scratch.
     """
 
-    commit: Annotated[str, Field(min_length=1)] | None = None
+    commit: Annotated[str, Field(min_length=1)] | None

@@ -60,7 +60,7 @@ def test_faults_are_told_up_to_the_part_that_has_them() -> None:
 READ = """
 import resource, sys
 from atspeed_core.data.sources import read_source
-from atspeed_core.settings import PrepareData
+from tests.complete_params import PrepareData
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -26,8 +26,8 @@ from atspeed_core.data.partitions import (
 from atspeed_core.data.prepare import prepare
 from atspeed_core.data.sources import read_source
 from atspeed_core.errors import UserError
-from atspeed_core.settings import PrepareData
 from scripts import replay_feed
+from tests.complete_params import PrepareData
 
 FIRST = day_start("2026-01-01")
 MOVIELENS = Path(__file__).resolve().parents[2] / "data" / "raw" / "ml-latest-small-2016"

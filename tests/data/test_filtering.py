@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from atspeed_core.data.filtering import at_least, in_time_order, k_core, may_stay, sampled, without_duplicates
 from atspeed_core.errors import UserError
-from atspeed_core.settings import PrepareData
+from tests.complete_params import PrepareData
 
 pairs = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=60)
 

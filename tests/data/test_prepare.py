@@ -11,7 +11,7 @@ import pytest
 from atspeed_core.data.prepare import LAYOUTS, prepare, write
 from atspeed_core.data.sequences import load_examples, load_items, load_train
 from atspeed_core.errors import UserError
-from atspeed_core.settings import PrepareData
+from tests.complete_params import PrepareData
 
 ROOT = Path(__file__).resolve().parents[2]
 

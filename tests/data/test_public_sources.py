@@ -10,7 +10,7 @@ import pytest
 
 from atspeed_core.data.sources import Source, read_source
 from atspeed_core.errors import UserError
-from atspeed_core.settings import PrepareData
+from tests.complete_params import PrepareData
 
 REVIEW_2014 = {
     "reviewerID": "A1B2C3D4E5F6G7",

@@ -12,7 +12,7 @@ import pytest
 from atspeed_core.data.prepare import prepare
 from atspeed_core.data.sources import read_source
 from atspeed_core.data.splitting import MIN_TRAIN_ITEMS, boundaries, parts_at
-from atspeed_core.settings import PrepareData
+from tests.complete_params import PrepareData
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 RELEASE, REVIEWS, STEAM = DATA / "atspeed-beauty", DATA / "amazon2014-beauty", DATA / "steam-100k"

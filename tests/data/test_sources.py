@@ -10,7 +10,7 @@ import pytest
 
 from atspeed_core.data.sources import Source, read_source
 from atspeed_core.errors import UserError
-from atspeed_core.settings import PrepareData
+from tests.complete_params import PrepareData
 
 RATINGS_CSV = "userId,movieId,rating,timestamp\n1,31,2.5,1260759144\n1,1029,3.0,1260759179\n2,31,4.0,835355493\n"
 MOVIES_CSV = 'movieId,title,genres\n31,Dangerous Minds (1995),Drama\n1029,"Dumbo, The (1941)",Animation|Children\n'

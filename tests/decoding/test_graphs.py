@@ -24,7 +24,7 @@ from atspeed_core.decoding.llama import Cache, DecoderSession, LlamaDecoder
 from atspeed_core.decoding.plan import Choice
 from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.models.one_shot import OneShotDraft
-from atspeed_core.settings import OneShot
+from tests.complete_params import OneShot
 from tests.tiny_models import build_recommender, make_catalog
 
 CODES = [(a, b, c, d) for a in range(5) for b in range(4) for c in range(1 + a % 2) for d in range(1 + b % 2)]

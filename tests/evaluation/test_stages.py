@@ -13,6 +13,7 @@ from atspeed_core.errors import UserError
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.settings import Params
 from tasks import evaluate, evaluate_target
+from tests.complete_params import completed
 
 SHAPE = {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "intermediate_size": 8}
 
@@ -28,12 +29,14 @@ EVALUATE = {
 
 def make_params(**settings: Any) -> Params:
     return Params.model_validate(
-        {
-            "prepare_data": {"dataset": "tiny", "source": "movielens", "path": "nowhere", "max_history": 3},
-            "finetune_target": {"architecture": SHAPE},
-            "align_draft": {"architecture": SHAPE},
-            "evaluate": {**EVALUATE, **settings},
-        }
+        completed(
+            {
+                "prepare_data": {"dataset": "tiny", "source": "movielens", "path": "nowhere", "max_history": 3},
+                "finetune_target": {"architecture": SHAPE},
+                "align_draft": {"architecture": SHAPE},
+                "evaluate": {**EVALUATE, **settings},
+            }
+        )
     )
 
 

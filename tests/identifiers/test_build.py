@@ -13,7 +13,8 @@ from atspeed_core.files import write_json
 from atspeed_core.identifiers.build import build_identifiers
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.identifiers.report import children_by_depth, codebook_use, neighbours
-from atspeed_core.settings import BuildIdentifiers, RqVae
+from atspeed_core.settings import RqVae
+from tests.complete_params import BuildIdentifiers
 
 GENRES = ["western", "horror", "romance", "comedy"]
 
@@ -31,7 +32,7 @@ def sequences(num_users: int = 80) -> list[list[str]]:
 
 def settings(**changes: Any) -> BuildIdentifiers:
     values = {"codebook_width": 8, "embedding_dim": 16, "num_levels": 3, **changes}
-    return BuildIdentifiers.model_validate(values)
+    return BuildIdentifiers(**values)
 
 
 @pytest.mark.parametrize("method", ["rq_kmeans", "rq_vae"])

@@ -12,7 +12,7 @@ from atspeed_core.errors import UserError
 from atspeed_core.identifiers.cooccurrence import cooccurrence_counts, positive_pmi
 from atspeed_core.identifiers.embeddings import cooccurrence_embeddings, item_embeddings, tfidf_embeddings
 from atspeed_core.identifiers.sentence_encoder import encode_sentences
-from atspeed_core.settings import BuildIdentifiers
+from tests.complete_params import BuildIdentifiers
 
 ITEMS = ["a", "b", "c", "d", "e"]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "space", "war", "love", "paris"]

@@ -14,7 +14,8 @@ from atspeed_core.files import write_json
 from atspeed_core.identifiers.build import Identifiers, build_identifiers
 from atspeed_core.identifiers.extend import Earlier, extend, load_earlier, refit
 from atspeed_core.identifiers.quantization import Quantization
-from atspeed_core.settings import BuildIdentifiers, RqVae
+from atspeed_core.settings import RqVae
+from tests.complete_params import BuildIdentifiers
 
 GENRES = ["western", "horror", "romance", "comedy"]
 VAE = RqVae(latent_dim=8, hidden_dims=[16], epochs=5)
@@ -37,7 +38,7 @@ def sequences(items: pd.DataFrame) -> list[list[str]]:
 
 def settings(**changes: Any) -> BuildIdentifiers:
     values = {"codebook_width": 8, "embedding_dim": 16, "num_levels": 3, "rebuild_above": 3.0, "rq_vae": VAE}
-    return BuildIdentifiers.model_validate(values | changes)
+    return BuildIdentifiers(**values | changes)
 
 
 def night(items: pd.DataFrame, earlier: Earlier | None = None, **changes: Any) -> Identifiers:

@@ -29,7 +29,8 @@ from atspeed_core.models.building import (
 from atspeed_core.models.lora import merged, with_lora
 from atspeed_core.models.prompts import PromptEncoder
 from atspeed_core.models.tokenizer import build_tokenizer, code_token_ids
-from atspeed_core.settings import Architecture, Lora
+from atspeed_core.settings import Lora
+from tests.complete_params import Architecture
 from tests.tiny_models import make_catalog
 
 CATALOG = make_catalog([(a, b) for a in range(3) for b in range(3)])

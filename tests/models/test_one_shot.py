@@ -20,7 +20,7 @@ from atspeed_core.models.one_shot import (
     shape_difference,
     unit_names,
 )
-from atspeed_core.settings import OneShot
+from tests.complete_params import OneShot
 from tests.tiny_models import make_catalog
 
 SHAPE = OneShot(hidden_size=8, num_layers=2, num_heads=2)

@@ -13,7 +13,7 @@ from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models.building import build_model, load_model, save_model
 from atspeed_core.models.tokenizer import build_tokenizer, code_token_ids
 from atspeed_core.models.warm_start import build_from, choose_start, read_origin
-from atspeed_core.settings import Architecture
+from tests.complete_params import Architecture
 from tests.tiny_models import make_catalog
 
 SHAPE = Architecture(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32, dropout=0.5)

@@ -9,8 +9,8 @@ from scipy.stats import chisquare
 
 from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.errors import UserError
-from atspeed_core.settings import CacheTopk
 from tasks.cache_topk import observed, rolled_out
+from tests.complete_params import CacheTopk
 from tests.decoding.test_search import leaf_law
 from tests.tiny_models import make_catalog, make_recommender
 

@@ -11,17 +11,20 @@ import pytest
 from atspeed_core.errors import UserError
 from atspeed_core.settings import Params
 from tasks import report
+from tests.complete_params import completed
 
 USERS = [f"u{n}" for n in range(20)]
 SHAPE = {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "intermediate_size": 8}
 PARAMS = Params.model_validate(
-    {
-        "prepare_data": {"dataset": "tiny", "source": "movielens", "path": "nowhere"},
-        "finetune_target": {"architecture": SHAPE},
-        "align_draft": {"architecture": SHAPE},
-        "evaluate": {"ks": [5, 10], "bootstrap_samples": 200},
-        "report": {"title": "Tiny <night>"},
-    }
+    completed(
+        {
+            "prepare_data": {"dataset": "tiny", "source": "movielens", "path": "nowhere"},
+            "finetune_target": {"architecture": SHAPE},
+            "align_draft": {"architecture": SHAPE},
+            "evaluate": {"ks": [5, 10], "bootstrap_samples": 200},
+            "report": {"title": "Tiny <night>"},
+        }
+    )
 )
 DEVICE = {"name": "a CPU", "cores": 2, "threads": 2, "dtype": "float32", "torch": "2", "transformers": "5"}
 SHARED = {"num_test_users": len(USERS), "ks": [5, 10], "reference_sha256": "abc", "device": DEVICE}

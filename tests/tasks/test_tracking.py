@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from atspeed_core.errors import TemporaryError
-from atspeed_core.settings import Params, load_params
+from atspeed_core.settings import load_params
 from tasks import tracking
 from tasks.record import digest, flat_params, provenance, write_record
 from tasks.tracking import allowed_name, masked, send_or_warn, send_pending, waiting
+from tests.complete_params import Params
 from tests.mlflow_server import mlflow_server
 
 ROOT = Path(__file__).resolve().parents[2]

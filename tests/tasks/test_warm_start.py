@@ -26,6 +26,7 @@ from atspeed_core.models.warm_start import choose_start
 from atspeed_core.settings import load_params
 from atspeed_core.training.curves import Curves, read_curves
 from tasks.serving.schema import weights_signature
+from tests.complete_params import completed
 from tests.in_process import STAGE_ENVIRONMENT, call, run_stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,7 +81,7 @@ class Night:
         return done.stdout
 
     def write_params(self, **changes: Any) -> None:
-        (self.folder / "params.yaml").write_text(yaml.safe_dump(PARAMS | changes))
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(completed(PARAMS | changes)))
 
     def stage(self, name: str, *arguments: str) -> dict[str, str]:
         """Run a stage; returns the facts of its record."""

@@ -8,10 +8,10 @@ from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.models.building import load_base_draft, save_model
 from atspeed_core.models.tokenizer import build_tokenizer
-from atspeed_core.settings import AlignDraft, Architecture
 from atspeed_core.training import alignment, loop
 from atspeed_core.training.alignment import AlignmentData, align, aligned_batch
 from atspeed_core.training.topk_cache import Context, TopkCache, choose_contexts, write_index, write_shards
+from tests.complete_params import AlignDraft, Architecture
 from tests.tiny_models import make_catalog, make_model, make_recommender
 
 CODES = [(a, b, c) for a in range(4) for b in range(3) for c in range(2)]

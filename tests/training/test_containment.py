@@ -11,8 +11,8 @@ from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.decoding.drafters import AutoregressivePrefixes, Quotas, rank
 from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.models.tokenizer import build_tokenizer
-from atspeed_core.settings import PrefixContainment
 from atspeed_core.training.containment import containment
+from tests.complete_params import PrefixContainment
 from tests.tiny_models import make_model
 from tests.training.test_alignment import data, path_of, plain_distribution  # noqa: F401
 

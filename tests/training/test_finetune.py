@@ -20,12 +20,13 @@ import yaml
 from atspeed_core.models.building import build_model, load_model, save_model
 from atspeed_core.models.lora import merged
 from atspeed_core.models.tokenizer import build_tokenizer
-from atspeed_core.settings import Architecture, FinetuneTarget, Lora
+from atspeed_core.settings import Lora
 from atspeed_core.training import finetune
 from atspeed_core.training.curves import read_curves
 from atspeed_core.training.finetune import Progress, build
 from local_services.processes import LOOPBACK, free_port
 from tasks.processes import kill
+from tests.complete_params import Architecture, FinetuneTarget, completed
 from tests.in_process import logging_as_before, working_in
 from tests.models.test_building import save_base
 from tests.tiny_models import make_catalog
@@ -61,7 +62,7 @@ def write_params(folder: Path, name: str, settings: dict) -> list[str]:
         "finetune_target": {"batch_size": 8, "max_epochs": 4, "patience": 4, "learning_rate": 0.01, **settings},
         "align_draft": TARGET_OF_ALIGNMENT,
     }
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(params))
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(completed(params)))
     arguments = ["--params", f"{name}.yaml", "--processed", "data", "--identifiers", "identifiers.json"]
     arguments += ["--warm-from", "champion"] if (folder / "champion").exists() else []
     return [*arguments, "--checkpoints", f"checkpoints/{name}", "--output", f"out/{name}"]

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from atspeed_core.models.one_shot import OneShotDraft
-from atspeed_core.settings import AlignDraft, OneShot
 from atspeed_core.training import loop
 from atspeed_core.training.one_shot import distillation, one_shot_loss, train_one_shot
+from tests.complete_params import AlignDraft, OneShot
 from tests.training.test_alignment import SHAPE, data  # noqa: F401
 
 

@@ -62,10 +62,14 @@ def read_source(settings: PrepareData) -> Source:
     return Source(checked[0], known, interactions.path)
 
 
+# Values that ask for nothing, of settings that must be named also where a source has no use for them.
+WITHOUT_EFFECT = {"k_core": 1, "duplicates": "all"}
+
+
 def _warn_of_ignored(settings: PrepareData) -> None:
     ignored = {"rating_threshold", "k_core", "duplicates"} if settings.split == "published" else set()
     if settings.source not in ("table", "atspeed_release"):
         ignored |= {"items_path"} if settings.source == "recbole" else {"items_path", "columns"}
     for name in sorted(ignored & settings.model_fields_set):
-        if getattr(settings, name) is not None:
+        if getattr(settings, name) != WITHOUT_EFFECT.get(name):
             logger.warning("prepare_data.%s is ignored: source %s has no use for it", name, settings.source)
