@@ -14,7 +14,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 .PHONY: help setup run bench paper test test-pipeline test-exactness test-services lint format airflow rollback mlflow mlflow-send lock clean
 
 help: ## Show the commands
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
 setup: $(INSTALLED) ## Make .venv from requirements.lock; does nothing while the lock stays the same
 
