@@ -63,7 +63,7 @@ def make_plan(
         ks: list lengths.
         batches: requests in one call.
         prompt_percentiles: of the histories' prompt lengths; each is planned for with the histories nearest to it.
-        repetitions: timed calls a point of the cost curve.
+        repetitions: timed calls per point of the cost curve.
         timed: whose target's calls are timed, if not the recommender's own.
         errors: of the draft at each K, if known already (see `errors_by_k`).
         longest_call: seconds; see `measure_costs`.
@@ -249,7 +249,7 @@ def tried(
     k: int,
     batch: int,
 ) -> Planned:
-    """The fastest of `options` on batches of `histories`, run one beside the other.
+    """The fastest of `options` on batches of `histories`, run alongside each other.
 
     Speculation has to gain: what is fastest on the first half of the batches is run beside none, the first option, on
     the second half, for the best of several is partly luck. Where the timed target is not the recommender's own (its

@@ -46,7 +46,7 @@ from atspeed_core.models.retrieval import RetrievalDraft, load_retrieval
 from atspeed_core.settings import DecodingConfig
 from atspeed_core.verifications import VERIFICATIONS
 
-# One forward pass over a tree and a pass a level sum in different order; in float32 that moves scores by some 1e-6.
+# One pass over a tree and one pass per level sum in a different order; in float32 that moves scores by some 1e-6.
 NEAR_TIE = 1e-5
 
 # Graphs are captured for prompts, and for excluded nodes, of so many columns and their multiples.
@@ -248,7 +248,7 @@ class Recommender:
         return isinstance(self.draft, CodeModel | RetrievalDraft)
 
     def without_speculation(self) -> Recommender:
-        """The same recommender decoding with the target alone, one level a call."""
+        """The same recommender decoding with the target alone, one level per call."""
         return replace(self, plan=Plan([Planned(prompt_tokens=0, k=1, batch=1, choice=NO_SPECULATION)], {}))
 
     def target_tree(self, request: Request) -> ScoredTree:
@@ -378,7 +378,7 @@ class Recommender:
         self._check(k)
         self._check_rounds(k, "the published scheme")
         request = self.prepare(histories, k)
-        # What is drawn uniformly has no best to take: a retrieval draft samples here too.
+        # A uniform distribution has no best nodes: a retrieval draft samples here, too.
         seed = self.draft.seed if isinstance(self.draft, RetrievalDraft) else None
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
         result = search_in_rounds(self.target_tree(request), self._uniform(request, generator), Strict(), k)
@@ -387,7 +387,7 @@ class Recommender:
     def sample_as_published(self, histories: Sequence[Sequence[str]], k: int, *, seed: int = 0) -> Recommendation:
         """The target's sampling-based beam search as published, without speculation: what "relaxed" approximates.
 
-        At every level K extensions of the K beams are drawn without replacement, in proportion to exp(score /
+        At every level K extensions of the K beams are sampled without replacement, in proportion to exp(score /
         temperature).
         """
         self._check(k)
@@ -408,7 +408,7 @@ class Recommender:
         Args:
             histories: item ids, oldest first; unknown ones are skipped.
             k: list length and beam width.
-            constraint: "callback": a Python function asked once a beam; "tensor": a logits processor that looks the
+            constraint: "callback": a Python function called once per beam; "tensor": a logits processor that looks the
                 trie up on the device for all beams at once. The lists are the same.
             prompt_once: compute the prompts once and not, as generate does, once a beam: faster, the same lists.
         """
@@ -448,7 +448,7 @@ class Recommender:
 
         Another order of summation moves a score by an ulp or two, and with it such a decision. Generate decides, asked
         for each request alone, for its rounding is what the lists are compared with; or the step-by-step search, where
-        generate has no say: drawn lists, fewer items than K, a model that stands in for another.
+        generate cannot decide: sampled lists, fewer items than K, a model that stands in for another.
         """
         rows = (result.margin < NEAR_TIE).nonzero().squeeze(1)
         if not len(rows):
@@ -494,9 +494,9 @@ class Recommender:
         return OneShotPrefixes.after(request.items, self.draft, request.trie)
 
     def drafting_rule(self, request: Request, rule: BeamRule) -> BeamRule:
-        """How the draft ranks: as the target does, but what a retrieval draft proposes is drawn in any case.
+        """How the draft ranks: as the target does, but the proposals of a retrieval draft are sampled in any case.
 
-        The draw depends on the draft's seed and on the history alone.
+        They depend on the draft's seed and on the history alone.
         """
         if isinstance(self.draft, RetrievalDraft) and isinstance(rule, BestScore):
             return GumbelTopK(self.draft.seed, history_numbers(request.items))

@@ -61,11 +61,11 @@ class Strict:
 
 @dataclass(frozen=True)
 class Relaxed:
-    """Accept drafted extensions with probability min(1, p / q), draw what is missing from max(0, p - q).
+    """Accept drafted extensions with probability min(1, p / q), sample what is missing from max(0, p - q).
 
-    AtSpeed, section 3.3. Approximate: it treats draws without replacement as draws with replacement. p and q are both
-    normalised over the extensions of the current K beams; of more than K accepted the target's K best go on; the
-    temperature divides each level's log-probabilities once. Steps without a draft are drawn from p.
+    AtSpeed, section 3.3. Approximate: it treats samples without replacement as ones with replacement. p and q are both
+    normalised over the extensions of the current K beams; of more than K accepted the target's K best are kept; the
+    temperature divides each level's log-probabilities once. Steps without a draft are sampled from p.
 
     Attributes:
         generator: source of randomness.
@@ -92,7 +92,7 @@ class Relaxed:
         return drawn & (uniform.log() <= log_p - log_q) & (log_p > -torch.inf)
 
     def _accepted_then_residual(self, accepted: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """Keys that sort accepted candidates first (by p), then a draw from the residual, then one from p."""
+        """Keys that sort accepted candidates first (by p), then a sample from the residual, then one from p."""
         noise = gumbel(log_p.shape, self.generator)
         residual = (log_p.exp() - log_q.exp()).clamp(min=0).log() + noise
         above, below = 1e6, -1e6  # far outside the range of any log-probability plus noise

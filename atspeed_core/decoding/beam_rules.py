@@ -50,11 +50,12 @@ class BestScore:
 
 @dataclass(frozen=True)
 class GumbelTopK:
-    """Stochastic beam search: K identifiers drawn without replacement (arXiv 1903.06059).
+    """Stochastic beam search: K identifiers sampled without replacement (arXiv 1903.06059).
 
-    The law is that of drawing codes level by level from softmax(log p / temperature) over the valid codes. The noise
-    depends on seed, request and node alone, so the beams are a function of the target's log-probabilities: whatever was
-    drafted, the result is the same draw, and a draft under the same noise tends to draw what the target draws.
+    The distribution is that of sampling codes level by level from softmax(log p / temperature) over the valid codes.
+    The noise depends on seed, request and node alone, so the beams are a function of the target's log-probabilities:
+    whatever was drafted, the sample is the same, and a draft under the same noise tends to sample what the target
+    samples.
 
     Attributes:
         seed: of the noise.
@@ -67,7 +68,7 @@ class GumbelTopK:
     temperature: float = 1.0
 
     def extend(self, keys: Tensor, scores: Tensor, children: Tensor, step: Tensor) -> Candidates:
-        """See `BeamRule`; `scores` are log-probabilities under the law above."""
+        """See `BeamRule`; `scores` are log-probabilities under the distribution above."""
         step = torch.log_softmax(step / self.temperature, dim=-1).nan_to_num(nan=-torch.inf)  # nan: no child at all
         total = scores.unsqueeze(-1) + step
         noise = keyed_gumbel(self.seed, self.requests, children)

@@ -49,7 +49,7 @@ class PrefixModel(Protocol):
 
 @dataclass(frozen=True)
 class AutoregressivePrefixes:
-    """A small language model, one forward pass a level (AtSpeed, section 3.1)."""
+    """A small language model, one forward pass per level (AtSpeed, section 3.1)."""
 
     tree: ScoredTree
 
@@ -196,7 +196,7 @@ def propose_level_one(trie: DeviceTrie, batch: int, most: int) -> Tensor:
 
 
 def narrowed(nodes: Tensor) -> Tensor:
-    """Left-aligned `nodes` [B, W] without unused columns, on a CPU, where a column is dear.
+    """Left-aligned `nodes` [B, W] without unused columns, on a CPU, where padding is expensive.
 
     Elsewhere all columns stay: to count them would make the host wait, and shapes depend on values.
     """

@@ -92,7 +92,7 @@ class CudaCapture:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, program: Program[T], inputs: list[Tensor]) -> Captured[T]:
-        """See `Capture`; first some runs beside the main stream, as torch's documentation asks."""
+        """See `Capture`; first some runs alongside the main stream, as torch's documentation asks."""
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):

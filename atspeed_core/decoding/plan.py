@@ -48,7 +48,7 @@ class Trial(BaseModel):
 
     Attributes:
         choice: what was tried.
-        predicted: milliseconds a batch, target_calls and target_nodes a request that were expected.
+        predicted: milliseconds per batch, target_calls and target_nodes per request that were expected.
         milliseconds: measured, mean of some batches; null where the forecasts decided.
     """
 
@@ -67,7 +67,7 @@ class Planned(BaseModel):
         k: list length.
         batch: requests in one call.
         choice: what was chosen.
-        predicted: milliseconds a batch, target_calls and target_nodes a request that were expected of it.
+        predicted: milliseconds per batch, target_calls and target_nodes per request that were expected of it.
         tried: it and its rivals; the first is no speculation.
     """
 

@@ -37,11 +37,11 @@ class CallCosts:
     """Milliseconds of calls for one batch size and prompt length.
 
     Attributes:
-        nodes: [n] numbers of nodes a request at which calls were timed, ascending, from 0.
+        nodes: [n] numbers of nodes per request at which calls were timed, ascending, from 0.
         first: [n] prompt and nodes in one call.
         later: [n] nodes alone, behind the prompt; 0 at 0 nodes.
         later_single: [n] the same for one request of the batch, what a repair of few requests is near to.
-        draft_nodes: [n] numbers of ranked nodes a request at which drafting was timed, ascending.
+        draft_nodes: [n] numbers of ranked nodes per request at which drafting was timed, ascending.
         draft: [n] ranking the nodes; 0 without a draft.
         batch: requests.
     """
@@ -55,11 +55,11 @@ class CallCosts:
     batch: int
 
     def drafting(self, nodes: FloatArray) -> FloatArray:
-        """Time of ranking `nodes` a request."""
+        """Time of ranking `nodes` per request."""
         return _interpolated(nodes, self.draft_nodes, self.draft)
 
     def first_call(self, nodes: FloatArray) -> FloatArray:
-        """Time of a first call with `nodes` a request."""
+        """Time of a first call with `nodes` per request."""
         return _interpolated(nodes, self.nodes, self.first)
 
     def later_call(self, nodes: FloatArray, requests: FloatArray) -> FloatArray:
@@ -93,9 +93,9 @@ class Forecast:
     """What a choice is expected to need for a batch.
 
     Attributes:
-        milliseconds: a batch.
-        calls: a request.
-        nodes: a request.
+        milliseconds: per batch.
+        calls: per request.
+        nodes: per request.
     """
 
     milliseconds: float

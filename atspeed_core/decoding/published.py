@@ -1,4 +1,4 @@
-"""The published scheme, kept for comparison: N beams a level drafted for every round, in rounds, each level by level.
+"""The published scheme, kept for comparison: N beams per level, drafted anew in every round, level by level.
 
 AtSpeed (arXiv 2410.05165), section 3, without its published defects. Relaxed verification runs here alone; strict
 verification runs here as a row of the benchmark, `search` is what the product uses.
@@ -32,7 +32,7 @@ class RoundDrafter(RoundDraft, Protocol):
 
 
 class NoDrafter:
-    """Drafts nothing: the target alone, one level a round."""
+    """Drafts nothing: the target alone, one level per round."""
 
     def propose(self, beams: Beams) -> Tensor:
         """See `RoundDrafter`."""
@@ -51,7 +51,7 @@ class NoDrafter:
 
 
 class UniformDrafter:
-    """The paper's drafter: a draft extends the beams `num_steps` levels, `num_beams` nodes a level.
+    """The paper's drafter: a draft extends the beams `num_steps` levels, `num_beams` nodes per level.
 
     With a generator the nodes of a level are sampled without replacement (for relaxed verification), else the best.
     """
@@ -93,7 +93,7 @@ class UniformDrafter:
         """See `acceptance.RoundDraft`: sums of the draft's own log-probabilities from the root.
 
         No opinion where none of the extensions was drafted in this round, though the draft may have scored the beams
-        along with those of other requests: what was not drafted is drawn from the target's law.
+        along with those of other requests: what was not drafted is sampled from the target's distribution.
         """
         own = self._tree.path_scores(beams.nodes).masked_fill(beams.nodes < 0, -torch.inf)
         candidates, scores = extensions(replace(beams, scores=own), self._tree)

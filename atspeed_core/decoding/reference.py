@@ -88,7 +88,7 @@ def generate(
 
 
 def prompt_cache(model: PreTrainedModel, prompts: Tensor, mask: Tensor, k: int) -> DynamicCache | None:
-    """Keys and values of `prompts` [B, S] but for their last token, `k` rows a request; None for one-token prompts."""
+    """Keys and values of `prompts` [B, S] but the last token, `k` rows per request; None for one-token prompts."""
     if prompts.shape[1] == 1:
         return None
     cache = DynamicCache(config=model.config)

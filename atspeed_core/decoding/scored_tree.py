@@ -108,7 +108,7 @@ class ScoredTree:
         return total
 
     def fork(self) -> "ScoredTree":
-        """A tree that goes on from here without this one; for models with a `decoder`."""
+        """A tree that continues from here independently of this one; for models with a `decoder`."""
         assert self.model.decoder is not None
         tree = copy(self)
         tree._session = copy(self._session)

@@ -111,7 +111,7 @@ def search(
     Args:
         target: prompts, nothing scored yet.
         proposal: [B, W] int64 nodes for the first call, distinct, each below the root or below a proposed one; NO_NODE
-            fills up. [B, 0]: the target's own beam search, one level a call.
+            fills up. [B, 0]: the target's own beam search, one level per call.
         k: list length and beam width.
         rule: how beams are ranked; default: by score.
         repair_subtree: a later call takes the subtree below a missing beam along where it has no more inner nodes.
@@ -123,7 +123,7 @@ def search(
 
 
 def beam_search(target: ScoredTree, k: int) -> SearchResult:
-    """The target's own beam search: nothing proposed, one level a call."""
+    """The target's own beam search: nothing proposed, one level per call."""
     return search(target, target.nodes[:, :0], k)
 
 
@@ -138,7 +138,7 @@ def begin(target: ScoredTree, proposal: Tensor, k: int, rule: BeamRule) -> Begun
 
 
 def begin_step_by_step(target: ScoredTree, k: int, rule: BeamRule) -> Begun:
-    """The target's own beam search, a level a call, to its end; nothing is read back here either."""
+    """The target's own beam search, one level per call, to its end; nothing is read back here either."""
     at = Frontier.root(len(target.nodes), k, target.nodes.device)
     path, scored = [], torch.zeros_like(target.nodes[:, 0])
     for depth in range(target.trie.num_levels):

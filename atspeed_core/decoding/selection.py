@@ -23,8 +23,8 @@ def gumbel(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 
 def sample_without_replacement(log_weights: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """[..., k] indices drawn one after the other in proportion to exp(log_weights) [..., n] (Gumbel-top-k).
+    """[..., k] indices sampled one after the other in proportion to exp(log_weights) [..., n] (Gumbel-top-k).
 
-    Entries of -inf are drawn only when nothing else is left.
+    Entries of -inf are sampled only when nothing else is left.
     """
     return stable_topk(log_weights + gumbel(log_weights.shape, generator), k)[1]

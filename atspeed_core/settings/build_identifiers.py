@@ -23,7 +23,7 @@ class BuildIdentifiers(Section):
 
     method: Literal["rq_kmeans", "rq_vae", "file"]
     file: str | None = None
-    num_levels: Annotated[int, Field(gt=0, le=26)]  # one letter a level
+    num_levels: Annotated[int, Field(gt=0, le=26)]  # one letter per level
     codebook_width: Positive
     embedding_dim: Positive
     sentence_encoder: str | None = None

@@ -12,8 +12,9 @@ class CacheTopk(Section):
 
     Attributes:
         contexts_per_user: cuts of a training history.
-        rollouts_per_user: times that the target carries a whole training history on, with items drawn from its law.
-        rollout_items: items it draws; the history after each of them is a context as well.
+        rollouts_per_user: rollouts of each user's whole training history.
+        rollout_items: items per rollout, sampled from the target's distribution; the history after each of
+            them is a context as well.
     """
 
     top_k: Positive

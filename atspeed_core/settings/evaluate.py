@@ -21,12 +21,12 @@ VerificationName = Annotated[str, AfterValidator(_is_a_verification)]
 
 
 class PlanDecoding(Section):
-    """What the plan of decoding is made from.
+    """How the plan of decoding is measured.
 
     Attributes:
-        users: validation users whose lists tell how far the draft is off.
-        batches: requests in one call that are planned for.
-        prompt_percentiles: of the users' prompt lengths, each planned for.
+        users: validation users whose lists show how well the draft ranks.
+        batches: batch sizes to plan for, in requests per call.
+        prompt_percentiles: prompt lengths to plan for, as percentiles of the users' ones.
         repetitions: timed calls at each point of the cost curve.
     """
 
@@ -67,7 +67,7 @@ class Evaluate(Section):
     """What is measured, over all test users.
 
     Attributes:
-        draft_beams: N of the published scheme, nodes drafted a level in every round.
+        draft_beams: N of the published scheme, nodes drafted per level in every round.
         draft_steps: gamma of the published scheme, levels drafted in every round.
         published_users: test users of AS by the published scheme; null: all.
         tree_attention: the target scores all drafted beams in one sequence; false: each in a row of its own.

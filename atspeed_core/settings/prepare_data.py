@@ -22,7 +22,7 @@ class PrepareData(Section):
     """Which interactions are read, which are kept and how they are split.
 
     Attributes:
-        sample: users that are kept for a quick look, drawn with `seed` before the k-core; null: all.
+        sample: number of users to keep for a quick look, sampled with `seed` before the k-core; null: all.
     """
 
     dataset: str

@@ -1,4 +1,4 @@
-"""What all sections of `params.yaml` are made of."""
+"""Base class and common types of the sections of `params.yaml`."""
 
 from typing import Annotated
 
