@@ -28,6 +28,7 @@ from atspeed_core.recommender import Recommender
 from atspeed_core.settings import DecodingConfig, load_params
 from tasks import evaluate, evaluate_target
 from tasks.nightly.night import Champion, Night
+from tests.complete_params import completed
 from tests.tiny_models import make_catalog, make_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,7 +159,7 @@ def toy_params() -> dict[str, Any]:
     )
     params["evaluate"]["sasrec"] = {"hidden_size": 8, "max_updates": 10}
     params["evaluate"]["plan"] = {"users": 8, "batches": [1], "prompt_percentiles": [50], "repetitions": 1}
-    return params
+    return completed(params)
 
 
 def toy_catalog(extra_user: bool) -> Catalog:
