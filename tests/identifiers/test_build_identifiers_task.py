@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from atspeed_core.files import read_json, write_json
 from atspeed_core.identifiers.catalog import Catalog
+from tests.complete_params import completed
 from tests.in_process import STAGE_ENVIRONMENT, call
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -39,7 +40,7 @@ def run_stage(workspace: Path, evaluate: dict[str, Any] | None = None, **setting
     params = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
     params["build_identifiers"] = settings
     params["evaluate"].update(evaluate or {})
-    (workspace / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    (workspace / "params.yaml").write_text(yaml.safe_dump(completed(params)), encoding="utf-8")
     return call("tasks.build_identifiers", folder=workspace, **STAGE_ENVIRONMENT)
 
 
