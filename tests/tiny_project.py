@@ -33,7 +33,7 @@ TINY: dict[str, dict[str, Any]] = {
         "timing_users": 4,
         "bootstrap_samples": 50,
         "exclude_history": False,
-        "sasrec": {"hidden_size": 16, "max_updates": 40},
+        "sasrec": {"hidden_size": 16, "dropout": 0.2, "max_updates": 40},
         "plan": {"users": 16, "batches": [1, 4], "prompt_percentiles": [50], "repetitions": 1},
         "calls_by_nodes": {"ks": [3, 5], "nodes": [4, 16], "users": 12},
     },

@@ -61,7 +61,7 @@ PRESET: dict[str, Any] = {
             "plan": {"users": 16, "batches": [1], "prompt_percentiles": [50], "repetitions": 1},
             "published_users": 8,
             "calls_by_nodes": {"ks": [5], "nodes": [4, 16], "users": 8},
-            "sasrec": {"hidden_size": 8, "max_updates": 20},
+            "sasrec": {"hidden_size": 8, "dropout": 0.2, "max_updates": 20},
             "bootstrap_samples": 100,
             "exclude_history": False,
         },

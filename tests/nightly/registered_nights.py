@@ -157,7 +157,7 @@ def toy_params() -> dict[str, Any]:
     params["evaluate"].update(
         ks=[1, K], draft_beams=8, draft_steps=2, timing_users=2, bootstrap_samples=50, batch_size=4
     )
-    params["evaluate"]["sasrec"] = {"hidden_size": 8, "max_updates": 10}
+    params["evaluate"]["sasrec"] = {"hidden_size": 8, "dropout": 0.2, "max_updates": 10}
     params["evaluate"]["plan"] = {"users": 8, "batches": [1], "prompt_percentiles": [50], "repetitions": 1}
     return completed(params)
 

@@ -111,7 +111,7 @@ def test_the_served_lists_are_those_of_the_recommender(served: tuple[str, Recomm
     ("history", "params", "message"),
     [
         (["nobody"], {"k": K}, "the history holds no known item"),
-        (["1"], {"k": K, "verification": "fast"}, "use none, strict, relaxed, exact_sampling"),
+        (["1"], {"k": K, "verification": "fast"}, "known: exact_sampling, none, relaxed, strict"),
         (["1"], {"verification": "relaxed"}, "k = 10: the draft proposes only 8 beams"),  # k is 10 where none is given
         (["1"], {"k": "many"}, "many"),
     ],
