@@ -3,14 +3,10 @@
 One module per section; `Params` is the whole file.
 """
 
-import difflib
-import types
-import typing
 from pathlib import Path
-from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from atspeed_core.errors import UserError
 from atspeed_core.settings.align_draft import (
@@ -33,6 +29,7 @@ from atspeed_core.settings.prepare_data import Columns, PrepareData
 from atspeed_core.settings.report import Report
 from atspeed_core.settings.section import Positive, Section, Share
 from atspeed_core.settings.warm_start import WarmStart
+from atspeed_core.validation import explain
 
 __all__ = [
     "DEFAULT_METHODS",
@@ -102,38 +99,14 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{path}: " + "; ".join(_explain(fault) for fault in error.errors())) from None
+        raise UserError(f"{path}: {explain(error, Params, if_missing=_former_value)}") from None
 
 
-def _explain(fault: Any) -> str:
-    location = [str(part) for part in fault["loc"]]
-    name = ".".join(location)
-    if fault["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else "known: " + ", ".join(known)
-        return f"unknown key '{name}'; {hint}"
-    if fault["type"] == "missing":
-        former = former_default(location)
-        if former is None:
-            return f"'{name}' is missing"
-        line = yaml.safe_dump({location[-1]: former[0]}, default_flow_style=True, sort_keys=False, width=4096).strip()[
-            1:-1
-        ]
-        where = f" in '{'.'.join(location[:-1])}'" if location[1:] else ""
-        return f"'{name}' is missing; add{where} what has been in effect without it: {line}"
-    return f"'{name}': {fault['msg'].removeprefix('Value error, ')} (got {fault['input']!r:.80})"
-
-
-def _known_keys(location: list[str]) -> list[str]:
-    model: type[BaseModel] = Params
-    for part in location:
-        field = next(f for n, f in model.model_fields.items() if part in (n, f.alias))
-        model = _section_of(field.annotation)
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _section_of(annotation: Any) -> type[BaseModel]:
-    if isinstance(annotation, types.UnionType):
-        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
-    return typing.cast("type[BaseModel]", annotation)
+def _former_value(location: list[str]) -> str | None:
+    """What to add to a `params.yaml` from before the setting had to be there; None where it always had to."""
+    former = former_default(location)
+    if former is None:
+        return None
+    line = yaml.safe_dump({location[-1]: former[0]}, default_flow_style=True, sort_keys=False, width=4096).strip()[1:-1]
+    where = f" in '{'.'.join(location[:-1])}'" if location[1:] else ""
+    return f"add{where} what has been in effect without it: {line}"

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from atspeed_core.errors import UserError
 from atspeed_core.settings import DEFAULT_METHODS, Method, Positive, Section, Share
+from atspeed_core.validation import explain
 
 PRESETS = Path("presets")
 HOME = "ATSPEED_HOME"  # folder that all workers share: checkouts, DVC cache and remote, feeds, recommendations
@@ -115,8 +116,7 @@ def load_preset(name: str, folder: Path = PRESETS) -> Preset:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
-        faults = [f"'{'.'.join(map(str, fault['loc']))}': {fault['msg']}" for fault in error.errors()]
-        raise UserError(f"{path}: {'; '.join(faults)}") from None
+        raise UserError(f"{path}: {explain(error, Preset)}") from None
 
 
 def merged(params: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

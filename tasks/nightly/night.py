@@ -7,10 +7,10 @@ or on another machine, works on the same commit, day, champion and thresholds.
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from atspeed_core.errors import UserError
 from atspeed_core.files import write_json
+from atspeed_core.validation import read_model
 
 NIGHT = Path("night.json")
 
@@ -79,10 +79,9 @@ def load_night(checkout: Path = Path()) -> Night:
     Raises:
         UserError: there is none, or it is damaged.
     """
-    path = checkout / NIGHT
-    try:
-        return Night.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; open a night first: python -m tasks.nightly.open_run --help") from None
-    except ValidationError as error:
-        raise UserError(f"{path}: damaged ({error.error_count()} faults); open the night anew") from None
+    return read_model(
+        checkout / NIGHT,
+        Night,
+        if_missing="open a night first: python -m tasks.nightly.open_run --help",
+        if_damaged="open the night anew",
+    )

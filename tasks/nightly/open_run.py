@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from atspeed_core.errors import UserError
 from atspeed_core.files import replacing
 from atspeed_core.settings import load_params
+from atspeed_core.validation import explain
 from tasks.deployment.champion import accepted_before, current_champion
 from tasks.deployment.checkout import (
     REVISION,
@@ -228,8 +229,7 @@ def check_gate(preset: Preset, changes: dict[str, Any]) -> None:
     try:
         Gate.model_validate({**preset.nightly.gate.model_dump(), **changes})
     except ValidationError as error:
-        faults = [f"'{'.'.join(map(str, fault['loc']))}': {fault['msg']}" for fault in error.errors()]
-        raise UserError(f"--gate: {'; '.join(faults)}") from None
+        raise UserError(f"--gate: {explain(error, Gate)}") from None
 
 
 def starts_cold(request: Request, preset: Preset) -> bool:

@@ -16,6 +16,7 @@ from atspeed_core.errors import UserError
 from atspeed_core.evaluation.gate import Evidence, Thresholds
 from atspeed_core.evaluation.inputs import read_stage_json, read_stage_parquet
 from atspeed_core.files import read_json, write_json
+from atspeed_core.validation import explain
 from tasks.deployment.preset import Gate, merged
 from tasks.paths import RESULTS
 
@@ -83,8 +84,7 @@ def changed(gate: Json, changes: Json) -> Gate:
     try:
         return Gate.model_validate(merged(gate, changes))
     except ValidationError as error:
-        faults = [f"'{'.'.join(map(str, fault['loc']))}': {fault['msg']}" for fault in error.errors()]
-        raise UserError(f"gate: {'; '.join(faults)}; known: {', '.join(Gate.model_fields)}") from None
+        raise UserError(f"gate: {explain(error, Gate)}") from None
 
 
 def thresholds(gate: Gate) -> Thresholds:

@@ -18,12 +18,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from atspeed_core.data.histories import load_histories
 from atspeed_core.errors import UserError
 from atspeed_core.files import replacing, write_json
 from atspeed_core.identifiers.catalog import Catalog
+from atspeed_core.validation import read_model
 from tasks.deployment.command import answer, command
 from tasks.deployment.model_registry import (
     CHAMPION,
@@ -188,14 +189,9 @@ def load_plan(folder: Path) -> Plan:
     Raises:
         UserError: there is none, or it is damaged.
     """
-    try:
-        return Plan.model_validate_json((folder / PLAN).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder / PLAN}: no such file; run plan_recommendations first") from None
-    except ValidationError as error:
-        raise UserError(
-            f"{folder / PLAN}: damaged ({error.error_count()} faults); remove {folder} and plan again"
-        ) from None
+    return read_model(
+        folder / PLAN, Plan, if_missing="run plan_recommendations first", if_damaged=f"remove {folder} and plan again"
+    )
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from atspeed_core.errors import UserError
 from atspeed_core.files import replacing, write_json
 from atspeed_core.settings import load_params
+from atspeed_core.validation import read_model
 from tasks.deployment.checkout import REVISION, check_out, clone, night_before, reach_home, safe_name
 from tasks.deployment.command import answer, command
 from tasks.deployment.preset import PRESETS, home, load_preset, merged
@@ -215,13 +216,12 @@ def load_sweep(run_id: str) -> Sweep:
     Raises:
         UserError: there is none, or it is damaged.
     """
-    path = folder_of(run_id) / SWEEP
-    try:
-        return Sweep.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; plan the sweep first: python -m tasks.sweep.plan_sweep") from None
-    except ValidationError as error:
-        raise UserError(f"{path}: damaged ({error.error_count()} faults); remove it and plan the sweep anew") from None
+    return read_model(
+        folder_of(run_id) / SWEEP,
+        Sweep,
+        if_missing="plan the sweep first: python -m tasks.sweep.plan_sweep",
+        if_damaged="remove it and plan the sweep anew",
+    )
 
 
 if __name__ == "__main__":
