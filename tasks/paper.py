@@ -23,8 +23,8 @@ from atspeed_core.evaluation.paper_plot import paper_svg, variants_svg
 from atspeed_core.evaluation.results import combine, load_results
 from atspeed_core.files import read_json, replacing, write_json
 from atspeed_core.settings import Method, load_params
-from tasks.deployment.checkout import git
 from tasks.deployment.preset import load_preset, merged
+from tasks.git import git
 from tasks.paths import PROCESSED, RESULTS
 from tasks.pipeline import REPRO, only_run, with_this_python
 from tasks.presets import DATASETS, TARGETS, laid_over, with_presets

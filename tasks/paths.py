@@ -12,3 +12,4 @@ TOPK_CACHE = Path("data/topk_cache")
 REFERENCE = Path("data/reference")
 CHECKPOINTS = Path("checkpoints")  # outside every DVC out: DVC deletes outs before it runs a stage
 RESULTS = Path("results")
+NIGHT = Path("night.json")  # in the checkout of a night: its facts

@@ -22,11 +22,11 @@ import typer
 
 from atspeed_core.errors import TemporaryError, UserError
 from atspeed_core.settings import load_params
+from tasks.environment import RUN_ID, SENDER
 from tasks.paths import RESULTS
 from tasks.processes import end_orphans, end_tree, end_with, make_above, own_children
-from tasks.record import RUN_ID
 from tasks.stage import exit_codes, set_up_logging
-from tasks.tracking import SENDER, send_or_warn, waiting
+from tasks.tracking import send_or_warn, waiting
 
 LOCK = Path(".dvc/tmp/make-run.lock")
 WAIT_SECONDS = 10.0  # for a predecessor that was killed to notice and end

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 
-OWNER = "ATSPEED_OWNER"  # "pid:time of its start:project folder", handed down through the environment
+from tasks.environment import OWNER  # "pid:time of its start:project folder", handed down through the environment
+
 POLL_SECONDS = 0.5
 SAME_START_SECONDS = 2.0  # clocks that are set while a process runs move the time of its start a little
 EXIT_ABANDONED = 75

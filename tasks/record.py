@@ -5,11 +5,9 @@ It holds record.json (params, tags, metrics) and artifacts/ (copies of the files
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import socket
-import subprocess
 import time
 import uuid
 from pathlib import Path
@@ -20,13 +18,15 @@ from pydantic import BaseModel
 
 from atspeed_core.files import replacing, write_json
 from atspeed_core.settings import Params
+from tasks.environment import Deployment
+from tasks.git import git_if_possible
 from tasks.processes import dvc_above
 
 Json = dict[str, Any]
 
 OUTBOX = Path("outbox")
-RUN_ID = "ATSPEED_RUN_ID"  # set by `make run` and the nightly DAG: the pipeline run that a stage belongs to
 CHUNK_BYTES = 1 << 20
+GIT_SECONDS = 10  # a stage waits no longer to know its commit
 
 
 def provenance(stage: str, method: str | None, params: Params) -> Json:
@@ -69,8 +69,8 @@ def digest(path: Path) -> str:
 
 def pipeline_run() -> str | None:
     """The pipeline run that this stage belongs to; None for a stage started by hand."""
-    if given := os.environ.get(RUN_ID):
-        return given
+    if run_id := Deployment.from_environment().run_id:
+        return run_id
     dvc = dvc_above()
     return f"dvc-{socket.gethostname()}-{dvc.pid}-{dvc.create_time():.0f}" if dvc else None
 
@@ -102,9 +102,9 @@ def surroundings() -> Json:
     """Pipeline run, commit and dvc.lock at this moment."""
     return {
         "pipeline_run": pipeline_run(),
-        "experiment": os.environ.get("DVC_EXP_NAME"),
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_changed": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "experiment": Deployment.from_environment().dvc_experiment,
+        "git_commit": git_if_possible("rev-parse", "HEAD", timeout=GIT_SECONDS),
+        "git_changed": bool(git_if_possible("status", "--porcelain", "--untracked-files=no", timeout=GIT_SECONDS)),
         "dvc_lock": digest(Path("dvc.lock")),
     }
 
@@ -131,11 +131,3 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, str]:
 
 def _counts(file: Path) -> bool:
     return file.is_file() and "__pycache__" not in file.parts
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None  # no git here, or no repository
-    return done.stdout.strip()

@@ -2,8 +2,10 @@
 
 import typer
 
+from tasks.addresses import masked
+from tasks.environment import Deployment
 from tasks.stage import exit_codes, set_up_logging
-from tasks.tracking import masked, send_pending, tracking_uri
+from tasks.tracking import send_pending
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -13,7 +15,7 @@ def main() -> None:
     """Send what waits in outbox/ to MLFLOW_TRACKING_URI, or to mlflow.db of this folder."""
     set_up_logging("send_mlflow")
     with exit_codes():
-        print(f"{send_pending()} records sent to {masked(tracking_uri())}")
+        print(f"{send_pending()} records sent to {masked(Deployment.from_environment().store_uri)}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +13,10 @@ import typer
 
 from atspeed_core.errors import TemporaryError, UserError
 from atspeed_core.settings import Params, load_params
+from tasks.environment import Deployment
 from tasks.processes import end_orphans, end_with_starter, own_children
 from tasks.record import milliseconds, provenance, write_record
-from tasks.tracking import SENDER, send_or_warn
+from tasks.tracking import send_or_warn
 
 EXIT_USER_ERROR = 2
 EXIT_TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
@@ -124,7 +124,7 @@ def _keep_record(run: Run, origin: dict[str, Any], started: int) -> None:
         write_record({**origin, **told, "dataset": dataset, "started": started}, run.artifacts)
     except Exception as error:  # tracking must not stop the work that it tracks
         log.warning("MLflow: the record of this run could not be written: %s", " ".join(str(error).split()))
-    if SENDER not in os.environ:
+    if Deployment.from_environment().sender is None:
         send_or_warn()
 
 

@@ -7,8 +7,6 @@ record once.
 
 import fcntl
 import logging
-import os
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,21 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 from atspeed_core.errors import TemporaryError
 from atspeed_core.files import read_json
+from tasks.addresses import masked
+from tasks.environment import Deployment
+from tasks.mlflow_store import allowed_name, check_answers, experiment, find_run
 from tasks.record import OUTBOX
 
 if TYPE_CHECKING:  # importing MLflow takes seconds: only a sender with something to send does
+    from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
-    from mlflow.tracking import MlflowClient
 
 Json = dict[str, Any]
 
-SENDER = "ATSPEED_SENDER"  # set by `make run`, which sends while its stages go on
-EXPERIMENT = "atspeed-nightly"
 KEY = "atspeed.key"
 PIPELINE_RUN = "atspeed.pipeline_run"
 STATE = "atspeed.state"  # of a parent run that its maker ends as well: tasks/nightly/close_run.py
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages of runs and models, not those of traces
-CONNECT_SECONDS = 3
 METRICS_A_REQUEST = 1000  # what MLflow takes at most
 PARAMS_A_REQUEST = 100
 MAX_VALUE = 5000  # characters of a param or tag
@@ -60,12 +57,11 @@ def send_pending(outbox: Path = OUTBOX) -> int:
     """
     if not waiting(outbox):
         return 0
-    check_answers(tracking_uri())
-    with _only_sender(outbox):
+    check_answers(Deployment.from_environment().store_uri)
+    with _only_sender(outbox), experiment() as (client, experiment_id):
         records = waiting(outbox)
-        client, experiment = _connect()
         for folder in records:
-            _send(client, experiment, read_json(folder / "record.json"), folder / "artifacts")
+            _send(client, experiment_id, read_json(folder / "record.json"), folder / "artifacts")
             shutil.rmtree(folder)
     return len(records)
 
@@ -75,66 +71,13 @@ def waiting(outbox: Path = OUTBOX) -> list[Path]:
     return sorted(file.parent for file in outbox.glob("[0-9]*/record.json"))
 
 
-def tracking_uri() -> str:
-    """Where MLflow keeps its runs: MLFLOW_TRACKING_URI, or a sqlite file in the project's folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
-
-
-def check_answers(uri: str) -> None:
-    """Ask a server for a sign of life, which is quicker than importing MLflow and waiting for its retries.
-
-    Raises:
-        TemporaryError: nothing answers at `uri`.
-    """
-    if not uri.startswith(("http://", "https://")):
-        return
-    import requests
-
-    try:
-        requests.get(f"{uri.rstrip('/')}/health", timeout=CONNECT_SECONDS)  # any answer will do
-    except requests.RequestException as error:
-        raise TemporaryError(f"no answer from {masked(uri)} ({type(error).__name__})") from None
-
-
-def masked(text: str) -> str:
-    """`text` without the user names and passwords of the addresses in it."""
-    return re.sub(r"://[^/\s]*@", "://***@", text)
-
-
-def allowed_name(name: str) -> str:
-    """A name as MLflow takes it: `recall@10` becomes `recall/at_10`, other signs that it refuses become `_`."""
-    return re.sub(r"[^\w\-. :/]", "_", name.replace("@", "/at_"))
-
-
-def _connect() -> "tuple[MlflowClient, str]":
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    from mlflow.tracking import MlflowClient
-
-    for chatty in ("mlflow", "alembic", "urllib3"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
-    client = MlflowClient(tracking_uri())
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-    found = client.get_experiment_by_name(name)
-    if found:
-        return client, found.experiment_id
-    return client, client.create_experiment(name, artifact_location=_artifacts(), tags=KIND)
-
-
-def _artifacts() -> str | None:
-    """A folder of the project for the default store; a store of the user's chooses its own."""
-    return None if os.environ.get("MLFLOW_TRACKING_URI") else Path("mlartifacts").resolve().as_uri()
-
-
-def _send(client: "MlflowClient", experiment: str, record: Json, artifacts: Path) -> None:
-    known = _find(client, experiment, KEY, record["key"])
+def _send(client: "MlflowClient", experiment_id: str, record: Json, artifacts: Path) -> None:
+    known = find_run(client, experiment_id, (KEY, record["key"]))
     if known and known.info.status == "FINISHED":
         return
-    parent = _parent(client, experiment, record)
+    parent = _parent(client, experiment_id, record)
     run = known or client.create_run(
-        experiment, record["started"], {**_tags(record), **_below(parent)}, run_name=_run_name(record)
+        experiment_id, record["started"], {**_tags(record), **_below(parent)}, run_name=_run_name(record)
     )
     _fill(client, run.info.run_id, record, artifacts)
     client.set_terminated(run.info.run_id, "FINISHED", record["ended"])
@@ -156,19 +99,14 @@ def _fill(client: "MlflowClient", run_id: str, record: Json, artifacts: Path) ->
         client.log_artifacts(run_id, str(artifacts))
 
 
-def _parent(client: "MlflowClient", experiment: str, record: Json) -> "MlflowRun | None":
+def _parent(client: "MlflowClient", experiment_id: str, record: Json) -> "MlflowRun | None":
     pipeline_run = record["pipeline_run"]
     if pipeline_run is None:
         return None
     tags = {PIPELINE_RUN: pipeline_run, **_common_tags(record)}
-    return _find(client, experiment, PIPELINE_RUN, pipeline_run) or client.create_run(
-        experiment, record["started"], tags, run_name=f"pipeline {record['dataset']}"
+    return find_run(client, experiment_id, (PIPELINE_RUN, pipeline_run)) or client.create_run(
+        experiment_id, record["started"], tags, run_name=f"pipeline {record['dataset']}"
     )
-
-
-def _find(client: "MlflowClient", experiment: str, tag: str, value: str) -> "MlflowRun | None":
-    found = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", max_results=1)
-    return found[0] if found else None
 
 
 def _tags(record: Json) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Stage warm_start: what tonight's stages may start from, the champion's identifiers, target and drafts."""
 
 import logging
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import yaml
 
 from atspeed_core.errors import UserError
 from atspeed_core.files import replacing, write_json
+from tasks.git import commit_of
 from tasks.paths import CHAMPION, DRAFTS, IDENTIFIERS, TARGET
 from tasks.stage import ParamsPath, stage
 
@@ -60,13 +60,12 @@ def fetch(commit: str, folder: Path) -> dict[str, Any]:
 
 
 def _full_name(commit: str) -> str:
-    command = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
+    name = commit_of(commit)
+    if name is None:
         raise UserError(
             f"warm_start.commit: {commit} is no commit of this repository; git fetch --tags, or set it to null"
         )
-    return done.stdout.strip()
+    return name
 
 
 def _is_made(files: Any, out: Path) -> bool:

@@ -9,17 +9,16 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from atspeed_core.files import write_json
+from tasks.environment import Deployment
 from tasks.processes import end_with
 from tasks.stage import exit_codes, set_up_logging
 
 EXIT_NOTHING_TO_DO = 99
-ANSWER = "ATSPEED_ANSWER"  # set by the DAG: the file for the answer
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ class NothingToDo(Exception):
 def command(name: str) -> Iterator[None]:
     """Run the body of a nightly command; under a DAG it ends, and its children with it, when its task does."""
     set_up_logging(name)
-    if ANSWER in os.environ:
+    if Deployment.from_environment().answer:
         end_with(psutil.Process(os.getppid()))
     with exit_codes():
         try:
@@ -44,7 +43,7 @@ def command(name: str) -> Iterator[None]:
 
 def answer(value: dict[str, Any]) -> None:
     """Give the caller a small JSON object: into the file that ATSPEED_ANSWER names, else printed."""
-    if path := os.environ.get(ANSWER):
-        write_json(Path(path), value)
+    if path := Deployment.from_environment().answer:
+        write_json(path, value)
     else:
         print(json.dumps(value, indent=2))

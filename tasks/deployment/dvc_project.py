@@ -8,7 +8,6 @@ import errno
 import json
 import logging
 import os
-import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -20,15 +19,14 @@ import yaml
 
 from atspeed_core.errors import TemporaryError, UserError
 from atspeed_core.files import replacing, write_json
+from tasks.addresses import contains_password, masked
 from tasks.deployment.checkout import STATE
-from tasks.deployment.preset import home
+from tasks.environment import DVC_REMOTE, Deployment
 from tasks.stage import TEMPORARY_ERRNOS
-from tasks.tracking import masked
 
 if TYPE_CHECKING:  # takes a second to import
     from dvc.repo import Repo
 
-REMOTE = "ATSPEED_DVC_REMOTE"
 REMOTE_NAME = "nightly"
 LOCK_FILE, LAST_WHOLE = Path("dvc.lock"), STATE / "dvc.lock"
 LOGGERS = ("dvc", "dvc_objects", "dvc_data")
@@ -40,10 +38,10 @@ def remote_url() -> str:
     Raises:
         UserError: the address holds a password, which would be committed with each night.
     """
-    url = os.environ.get(REMOTE) or str(home() / "dvc-remote")
-    if re.search(r"://[^/\s]*:[^/\s]*@", url):
-        raise UserError(f"{REMOTE} holds a password; give it to DVC's remote by its environment variables instead")
-    return url
+    address = Deployment.from_environment().dvc_remote
+    if contains_password(address):
+        raise UserError(f"{DVC_REMOTE} contains a password; pass it in the variables of DVC's remote instead")
+    return address
 
 
 def configure(checkout: Path) -> None:
@@ -59,7 +57,7 @@ def configure(checkout: Path) -> None:
         settings.setdefault("core", {})["remote"] = REMOTE_NAME
         settings["remote"][REMOTE_NAME] = {"url": remote_url()}
     with config.edit("local") as settings:
-        settings["cache"] = {"dir": str(home() / "dvc-cache"), "shared": "group"}
+        settings["cache"] = {"dir": str(Deployment.from_environment().dvc_cache), "shared": "group"}
         settings["core"] = {"analytics": False, "check_update": False, "autostage": False}
 
 

@@ -5,15 +5,12 @@ recommender names in its tags the versions of the other two, so the recommender'
 draft follow.
 """
 
-import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from atspeed_core.errors import TemporaryError, UserError
-from tasks.nightly.night import Champion
-from tasks.tracking import allowed_name, check_answers, masked, tracking_uri
+from pydantic import BaseModel, ConfigDict
+
+from atspeed_core.errors import UserError
+from tasks.mlflow_store import allowed_name, mlflow_client
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
     from mlflow import MlflowClient
@@ -29,13 +26,23 @@ GATE, REASON = "atspeed.gate", "atspeed.gate.reason."
 ROLLED_BACK = "atspeed.rolled_back"
 ACCEPTED, REFUSED = "accepted", "refused"
 
-ENVIRONMENT = {  # of MLflow's own client
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
+
+class Champion(BaseModel):
+    """A recommender that is or was in service.
+
+    Attributes:
+        version: of the registered recommender.
+        commit: git commit that contains it (its dvc.lock, params.yaml).
+        date: the last day whose interactions it was trained on, YYYY-MM-DD.
+        method: of its draft.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: str
+    commit: str
+    date: str
+    method: str
 
 
 def registered_name(dataset: str, part: str) -> str:
@@ -46,32 +53,6 @@ def registered_name(dataset: str, part: str) -> str:
 def version_tag(part: str) -> str:
     """Tag of a recommender version that names the version of its target or draft."""
     return f"atspeed.{part}_version"
-
-
-@contextmanager
-def registry() -> Iterator["MlflowClient"]:
-    """A client of the tracking server, for the length of a block.
-
-    Raises:
-        TemporaryError: the server does not answer, before or within the block.
-    """
-    uri = tracking_uri()
-    check_answers(uri)
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    import mlflow
-    from mlflow.exceptions import MlflowException
-    from requests import RequestException
-
-    for chatty in ("mlflow", "alembic", "urllib3"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
-    mlflow.set_tracking_uri(uri)
-    try:
-        yield mlflow.MlflowClient(uri)
-    except (MlflowException, RequestException) as error:
-        if "failed with exception" in str(error) or isinstance(error, RequestException):
-            raise TemporaryError(f"MLflow at {masked(uri)} stopped answering; run again when it does") from error
-        raise
 
 
 def version_of(client: "MlflowClient", name: str, alias: str) -> str | None:
@@ -109,8 +90,32 @@ def champion_of(client: "MlflowClient", dataset: str) -> Champion | None:
     version = version_of(client, registered_name(dataset, RECOMMENDER), CHAMPION)
     if version is None:
         return None
-    tags = recommender_version(client, dataset, version).tags
-    return Champion(version=version, commit=tags[COMMIT], date=tags[DATE], method=tags[METHOD])
+    return _champion(version, recommender_version(client, dataset, version).tags)
+
+
+def current_champion(dataset: str) -> Champion | None:
+    """The recommender in service; None where there is none yet.
+
+    Raises:
+        TemporaryError: the tracking server does not answer.
+    """
+    with mlflow_client() as client:
+        return champion_of(client, dataset)
+
+
+def accepted_before(dataset: str, date: str) -> Champion | None:
+    """The newest recommender that the gate accepted and that was trained on days before `date` only; None: none.
+
+    Raises:
+        TemporaryError: the tracking server does not answer.
+    """
+    with mlflow_client() as client:
+        versions = client.search_model_versions(f"name = '{registered_name(dataset, RECOMMENDER)}'")
+    earlier = [v for v in versions if v.tags.get(GATE) == ACCEPTED and v.tags.get(DATE, date) < date]
+    if not earlier:
+        return None
+    newest = max(earlier, key=lambda version: (version.tags[DATE], int(version.version)))
+    return _champion(str(newest.version), newest.tags)
 
 
 def set_alias(client: "MlflowClient", dataset: str, alias: str, version: str) -> None:
@@ -128,3 +133,7 @@ def drop_alias(client: "MlflowClient", dataset: str, alias: str) -> None:
     """Take `alias` from all three; the recommender last."""
     for part in (*PARTS, RECOMMENDER):
         client.delete_registered_model_alias(registered_name(dataset, part), alias)
+
+
+def _champion(version: str, tags: dict[str, str]) -> Champion:
+    return Champion(version=version, commit=tags[COMMIT], date=tags[DATE], method=tags[METHOD])

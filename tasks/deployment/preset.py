@@ -1,6 +1,5 @@
 """presets/NAME.yaml: a data set's changes to params.yaml, and how its nights are run."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,6 @@ from atspeed_core.settings import DEFAULT_METHODS, Method, Positive, Section, Sh
 from atspeed_core.validation import explain
 
 PRESETS = Path("presets")
-HOME = "ATSPEED_HOME"  # folder that all workers share: checkouts, DVC cache and remote, feeds, recommendations
 
 
 class Checks(Section):
@@ -126,8 +124,3 @@ def merged(params: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
         result[key] = merged(result[key], value) if both else value
     return result
-
-
-def home() -> Path:
-    """The folder that all workers share: ATSPEED_HOME, else .atspeed/ in the current folder."""
-    return Path(os.environ.get(HOME) or ".atspeed").absolute()

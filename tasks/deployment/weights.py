@@ -8,9 +8,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
-import re
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,44 +18,20 @@ import yaml
 from atspeed_core.errors import TemporaryError, UserError
 from atspeed_core.files import replacing
 from atspeed_core.settings import DecodingConfig
-from tasks.deployment.preset import HOME, home
-from tasks.nightly.night import NIGHT
+from tasks.addresses import masked
+from tasks.deployment.checkout import repository_address
+from tasks.environment import DVC_REMOTE, REPOSITORY, Deployment
 from tasks.paths import DRAFTS, IDENTIFIERS, PLANS, PROCESSED, TARGET
-from tasks.tracking import masked
 
 if TYPE_CHECKING:  # dvc and torch take seconds to import
     from dvc.api import DVCFileSystem
 
     from atspeed_core.recommender import Recommender
 
-REPOSITORY = "ATSPEED_REPOSITORY"  # git repository of the deployment: a folder or an address
-DVC_REMOTE = "ATSPEED_DVC_REMOTE"  # address of the DVC remote; default: dvc-remote in ATSPEED_HOME
 PARAMS = "params.yaml"
 PLAN = "plan.json"  # commits of before there were plans have none
 
 log = logging.getLogger(__name__)
-
-
-def repository() -> str:
-    """The git repository of the deployment: ATSPEED_REPOSITORY, else the current folder.
-
-    In a night's checkout, which does not outlive the night, it is where the checkout was cloned from. An address is
-    given without user name and password; git's own credential helpers know those.
-    """
-    named = os.environ.get(REPOSITORY) or (_origin() if NIGHT.exists() else None) or "."
-    return str(Path(named).absolute()) if Path(named).exists() else re.sub(r"://[^/\s]*@", "://", named)
-
-
-def dvc_remote() -> str | None:
-    """Address of the DVC remote that the environment names; None where it names none."""
-    if named := os.environ.get(DVC_REMOTE):
-        return named
-    return str(home() / "dvc-remote") if os.environ.get(HOME) else None
-
-
-def model_cache() -> Path:
-    """The folder that fetched models are kept in, shared by all of this machine's processes."""
-    return home() / "models"
 
 
 def paths_of(method: str, *, with_data: bool = False) -> dict[str, Path]:
@@ -84,7 +57,7 @@ def fetch_model(
         folder: where fetched models are kept; a second call with the same arguments returns at once.
         repository: git repository with the commit, a folder or an address.
         with_data: the processed data of the commit as well.
-        remote: address of the DVC remote where the environment names none; None: that of the repository.
+        remote: address of the DVC remote; None: the one that the repository is configured with.
 
     Returns:
         The folder of this commit and method.
@@ -101,6 +74,13 @@ def fetch_model(
             with replacing(final) as temporary, _dvc_errors(commit, repository):
                 _fetch(_open(repository, commit, remote), paths_of(method, with_data=with_data), temporary)
     return final
+
+
+def fetch_for_deployment(commit: str, method: str, *, with_data: bool = False) -> Path:
+    """Fetch the models of a commit from the deployment's repository and DVC remote; see `fetch_model`."""
+    deployment = Deployment.from_environment()
+    address, remote = repository_address(), deployment.dvc_remote
+    return fetch_model(commit, method, deployment.models, address, with_data=with_data, remote=remote)
 
 
 def locked_digests(lock: str) -> dict[str, str]:
@@ -140,10 +120,10 @@ def _open(repository: str, commit: str, remote: str | None) -> "DVCFileSystem":
     from dvc.api import DVCFileSystem
 
     config: dict[str, Any] = {"core": {"analytics": False}}
-    if (cache := home() / "dvc-cache").is_dir():
+    if (cache := Deployment.from_environment().dvc_cache).is_dir():
         config["cache"] = {"dir": str(cache)}
-    if url := dvc_remote() or remote:
-        return DVCFileSystem(repository, rev=commit, config=config, remote="atspeed", remote_config={"url": url})
+    if remote:
+        return DVCFileSystem(repository, rev=commit, config=config, remote="atspeed", remote_config={"url": remote})
     return DVCFileSystem(repository, rev=commit, config=config)
 
 
@@ -194,13 +174,3 @@ def _one_at_a_time(lock: Path) -> Iterator[None]:
 def _file_md5(path: Path) -> str:
     with path.open("rb") as content:
         return hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def _origin() -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "remote", "get-url", "origin"], capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None  # no git here, or no clone
-    return done.stdout.strip() or None

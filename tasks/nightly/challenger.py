@@ -1,6 +1,5 @@
 """What a night offers for the champion's place: read from its checkout, before anything is registered."""
 
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,12 @@ from typing import Any
 from atspeed_core.errors import UserError
 from atspeed_core.evaluation.inputs import read_stage_json
 from atspeed_core.settings import Params, load_params
+from tasks.deployment.checkout import repository_address
 from tasks.deployment.model_registry import COMMIT, DATASET, DATE, METHOD, RUN, TAG, registered_name
 from tasks.deployment.preset import Gate, load_preset
-from tasks.deployment.weights import dvc_remote, locked_digests, paths_of, repository
+from tasks.deployment.weights import locked_digests, paths_of
+from tasks.environment import Deployment
+from tasks.git import commit_of
 from tasks.nightly.night import Night
 from tasks.paths import PROCESSED, RESULTS
 from tasks.promotion import evidence
@@ -88,7 +90,7 @@ def read_challenger(night: Night) -> Challenger:
     return Challenger(
         night=night,
         run=night.mlflow_run_id,
-        commit=commit_of(night.tag),
+        commit=tagged_commit(night.tag),
         method=method,
         params=load_params(Path("params.yaml")),
         gate=gate,
@@ -110,35 +112,30 @@ def strict_figures(method: str, k: int) -> Json:
     return dict(by_k)
 
 
-def commit_of(tag: str) -> str:
+def tagged_commit(tag: str) -> str:
     """The commit that a git tag names.
 
     Raises:
         UserError: there is no such tag.
     """
-    found = subprocess.run(["git", "rev-parse", "--verify", f"{tag}^{{commit}}"], capture_output=True, text=True)
-    if found.returncode:
+    commit = commit_of(f"refs/tags/{tag}")
+    if commit is None:
         raise UserError(f"git tag '{tag}': not there; run commit_night first")
-    return found.stdout.strip()
+    return commit
 
 
 def manifest(challenger: Challenger) -> Json:
     """Where the recommender's weights come from, and how it decodes: the model_config of the logged model."""
     paths = paths_of(challenger.method)
     return {
-        "repository": repository(),
+        "repository": repository_address(),
         "commit": challenger.commit,
-        "remote": dvc_remote(),
+        "remote": Deployment.from_environment().dvc_remote,
         "method": challenger.method,
         "paths": {name: str(path) for name, path in paths.items()},
         "md5": {name: challenger.digests[str(path)] for name, path in paths.items() if str(path) in challenger.digests},
         "decoding": challenger.params.decoding().model_dump(),
     }
-
-
-def as_url(repository: str) -> str:
-    """A folder as an address, for pip."""
-    return Path(repository).as_uri() if Path(repository).exists() else repository
 
 
 def description(challenger: Challenger) -> str:

@@ -12,9 +12,10 @@ import typer
 
 from tasks.deployment.checkout import checkout_of, facts_of
 from tasks.deployment.command import answer, command
-from tasks.deployment.runs import experiment
-from tasks.nightly.night import NIGHT, Night, load_night
+from tasks.mlflow_store import experiment
+from tasks.nightly.night import Night, load_night
 from tasks.nightly.parent_run import close_parent
+from tasks.paths import NIGHT
 from tasks.record import OUTBOX
 from tasks.tracking import send_pending, waiting
 

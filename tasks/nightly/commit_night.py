@@ -14,13 +14,14 @@ import yaml
 
 from atspeed_core.errors import TemporaryError, UserError
 from atspeed_core.files import read_json
-from tasks.deployment.checkout import STATE, git
+from tasks.deployment.checkout import STATE
 from tasks.deployment.command import answer, command
 from tasks.deployment.dvc_project import LOCK_FILE, drop_stale_locks, dvc_project, guard_lock_file, not_in_remote, push
+from tasks.environment import Deployment
+from tasks.git import git
 from tasks.nightly.night import Night, load_night
 from tasks.paths import RESULTS
 
-NAME, EMAIL = "ATSPEED_GIT_NAME", "ATSPEED_GIT_EMAIL"
 METRICS = RESULTS / "metrics.json"
 NEEDED = ("params.yaml", "dvc.yaml", "dvc.lock", ".dvc/config", str(METRICS), str(RESULTS / "summary.md"))
 INTERACTIONS = "data/interactions.dvc"  # other data sets have none
@@ -98,18 +99,19 @@ def tagged(night: Night, tree: str) -> str:
             log.info("%s is up to date at %s", night.tag, old)
             return old
         log.warning("%s moves: the night was done anew; its earlier commit %s stays as a parent", night.tag, old)
-    commit = commit_of(tree, [night.commit, *([old] if old else [])], message(night))
+    commit = new_commit(tree, [night.commit, *([old] if old else [])], message(night))
     expected = there[0] if there else ""
     git("push", "--quiet", f"--force-with-lease={name}:{expected}", "origin", f"{commit}:{name}")
     git("update-ref", name, commit)
     return commit
 
 
-def commit_of(tree: str, parents: list[str], text: str) -> str:
+def new_commit(tree: str, parents: list[str], text: str) -> str:
     """A new commit, on no branch."""
+    deployment = Deployment.from_environment()
     us = {
-        "NAME": os.environ.get(NAME) or "atspeed nightly",
-        "EMAIL": os.environ.get(EMAIL) or "nightly@atspeed.invalid",
+        "NAME": deployment.git_name,
+        "EMAIL": deployment.git_email,
     }
     identity = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in us.items()}
     above = [part for parent in parents for part in ("-p", parent)]

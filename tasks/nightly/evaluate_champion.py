@@ -22,10 +22,11 @@ from atspeed_core.progress import track
 from atspeed_core.recommender import Recommender
 from atspeed_core.settings import Evaluate, load_params
 from tasks.deployment.command import NothingToDo, answer, command
-from tasks.deployment.model_registry import RUN, champion_of, recommender_version, registry
-from tasks.deployment.weights import fetch_model, load_recommender, model_cache, repository
+from tasks.deployment.model_registry import RUN, Champion, champion_of, recommender_version
+from tasks.deployment.weights import fetch_for_deployment, load_recommender
 from tasks.evaluate import REPETITIONS, WARMUPS, lists_at
-from tasks.nightly.night import Champion, Night, load_night
+from tasks.mlflow_store import mlflow_client
+from tasks.nightly.night import Night, load_night
 from tasks.paths import PROCESSED, RESULTS
 from tasks.record import digest
 
@@ -61,7 +62,7 @@ def opponent(night: Night) -> Champion | None:
     That is the one in service now: it may have changed since the night was opened. A night that was promoted
     already is compared with what it was compared with then.
     """
-    with registry() as client:
+    with mlflow_client() as client:
         current = champion_of(client, night.dataset)
         if current is None or current.version == (night.champion and night.champion.version):
             return current
@@ -85,7 +86,7 @@ def evaluate_champion(champion: Champion, settings: Evaluate) -> Json:
     if FIGURES.exists() and PER_USER.exists() and (known := read_json(FIGURES))["of"] == key:
         log.info("champion %s has been measured on these users", champion.version)
         return dict(known)
-    recommender = load_recommender(fetch_model(champion.commit, champion.method, model_cache(), repository()))
+    recommender = load_recommender(fetch_for_deployment(champion.commit, champion.method))
     examples = load_full_examples(PROCESSED, "test")
     ks = answerable(settings.ks, recommender)
     figures, per_user = measure(recommender, examples, settings.model_copy(update={"ks": ks}))

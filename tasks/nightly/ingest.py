@@ -16,10 +16,12 @@ from atspeed_core.data.feed import Feed, append, find_feed, late_days
 from atspeed_core.data.partitions import changing, num_interactions
 from atspeed_core.errors import TemporaryError, UserError
 from atspeed_core.files import replacing
-from tasks.deployment.checkout import commit_named, git_if_it_can
+from tasks.deployment.checkout import commit_named
 from tasks.deployment.command import NothingToDo, answer, command
 from tasks.deployment.dvc_project import drop_stale_locks, dvc_project, push
-from tasks.deployment.preset import Nightly, home, load_preset
+from tasks.deployment.preset import Nightly, load_preset
+from tasks.environment import Deployment
+from tasks.git import git_if_possible
 from tasks.nightly.night import Night, load_night
 
 if TYPE_CHECKING:  # takes a second to import
@@ -39,7 +41,7 @@ def main() -> None:
     with command("ingest"):
         night = load_night()
         nightly = load_preset(night.dataset).nightly
-        feed = find_feed(home() / (nightly.feed or f"feeds/{night.dataset}"))
+        feed = find_feed(Deployment.from_environment().feed(night.dataset, nightly.feed))
         with dvc_project() as repo:
             drop_stale_locks(repo)
             after = base_date(night) if restore(repo, night.base_tag) else None
@@ -82,7 +84,7 @@ def _pointer_of(tag: str) -> str | None:
     """The content of data/interactions.dvc in the commit `tag`; None where it has none."""
     if commit_named(tag) is None:
         raise UserError(f"the base night's tag {tag} is not in this checkout; open the night anew")
-    return git_if_it_can("show", f"{tag}:./{TRACKED}")
+    return git_if_possible("show", f"{tag}:./{TRACKED}")
 
 
 def _check_out(repo: "Repo", target: str) -> None:

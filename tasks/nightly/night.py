@@ -11,26 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from atspeed_core.files import write_json
 from atspeed_core.validation import read_model
-
-NIGHT = Path("night.json")
-
-
-class Champion(BaseModel):
-    """The model in service when the night was opened.
-
-    Attributes:
-        version: of the registered recommender.
-        commit: git commit that holds it (its dvc.lock, params.yaml).
-        date: the day whose interactions it has seen last, YYYY-MM-DD.
-        method: of its draft.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    version: str
-    commit: str
-    date: str
-    method: str
+from tasks.deployment.model_registry import Champion
+from tasks.paths import NIGHT
 
 
 class Night(BaseModel):

@@ -6,7 +6,6 @@ or cleared and run again after its checkout was removed, works on the same ones.
 
 import json
 import logging
-import os
 import re
 import shutil
 from dataclasses import dataclass, field
@@ -22,9 +21,7 @@ from atspeed_core.errors import UserError
 from atspeed_core.files import replacing
 from atspeed_core.settings import load_params
 from atspeed_core.validation import explain
-from tasks.deployment.champion import accepted_before, current_champion
 from tasks.deployment.checkout import (
-    REVISION,
     check_out,
     checkout_of,
     clone,
@@ -36,9 +33,12 @@ from tasks.deployment.checkout import (
 )
 from tasks.deployment.command import answer, command
 from tasks.deployment.dvc_project import LOCK_FILE, configure
+from tasks.deployment.model_registry import Champion, accepted_before, current_champion
 from tasks.deployment.preset import PRESETS, Gate, Preset, load_preset, merged
-from tasks.nightly.night import NIGHT, Champion, Night, load_night
+from tasks.environment import TRACKING_URI, Deployment
+from tasks.nightly.night import Night, load_night
 from tasks.nightly.parent_run import open_parent, reopen_parent
+from tasks.paths import NIGHT
 from tasks.wire_methods import known_methods, wire_methods
 
 PARAMS = "params.yaml"
@@ -112,8 +112,8 @@ def check_request(request: Request) -> None:
     Raises:
         UserError: the run id or the date is wrong, or nobody said where the tracking server is.
     """
-    if "MLFLOW_TRACKING_URI" not in os.environ:
-        raise UserError("MLFLOW_TRACKING_URI is not set; name the tracking server, the same on all machines")
+    if Deployment.from_environment().tracking_uri is None:
+        raise UserError(f"{TRACKING_URI} is not set; name the tracking server, the same on all machines")
     if not re.fullmatch(r"[\w.~:+-]+", request.run_id):
         raise UserError(f"--run-id '{request.run_id}': letters, digits and _ . ~ : + - only")
     try:
@@ -141,7 +141,8 @@ def build(request: Request, checkout: Path, facts: Path) -> None:
     """Clone into `checkout` and settle what the night works on, or take it from its `facts` if it has been opened."""
     known = load_night(facts) if (facts / NIGHT).exists() else None
     clone(checkout)
-    commit = check_out(known.commit if known else request.revision or os.environ.get(REVISION), checkout)
+    revision = known.commit if known else request.revision or Deployment.from_environment().revision
+    commit = check_out(revision, checkout)
     configure(checkout)
     if known:
         shutil.copyfile(facts / PARAMS, checkout / PARAMS)

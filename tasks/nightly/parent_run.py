@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from atspeed_core.files import read_json
-from tasks.deployment.runs import experiment, find_or_create
+from tasks.mlflow_store import allowed_name, experiment, find_or_create_run
 from tasks.nightly.night import Night
-from tasks.tracking import PIPELINE_RUN, STATE, allowed_name
+from tasks.tracking import PIPELINE_RUN, STATE
 
 CHECKS = Path("checks.json")  # what check_interactions measured
 FAILED = "atspeed.failed_tasks"
@@ -41,7 +41,7 @@ def open_parent(night: Night, warm_start: str | None) -> str:
     }
     with experiment() as (client, experiment_id):
         name = f"night {night.date} {night.dataset}"
-        return str(find_or_create(client, experiment_id, name, (PIPELINE_RUN, night.run_id), tags).info.run_id)
+        return str(find_or_create_run(client, experiment_id, name, (PIPELINE_RUN, night.run_id), tags).info.run_id)
 
 
 def reopen_parent(run_id: str) -> None:

@@ -15,6 +15,7 @@ import typer
 from atspeed_core.data.sequences import load_full_examples
 from atspeed_core.evaluation.inputs import read_stage_json
 from atspeed_core.identifiers.catalog import Catalog
+from tasks.addresses import as_url
 from tasks.deployment.command import NothingToDo, answer, command
 from tasks.deployment.model_registry import (
     CHALLENGER,
@@ -26,12 +27,12 @@ from tasks.deployment.model_registry import (
     PREVIOUS,
     RECOMMENDER,
     RUN,
-    registry,
     set_alias,
     version_of,
     version_tag,
 )
-from tasks.deployment.weights import fetch_model, model_cache, paths_of, repository
+from tasks.deployment.weights import fetch_for_deployment, paths_of
+from tasks.mlflow_store import mlflow_client
 from tasks.nightly.challenger import Challenger, description, manifest, read_challenger
 from tasks.nightly.night import load_night
 from tasks.paths import IDENTIFIERS, PROCESSED
@@ -59,7 +60,7 @@ def main() -> None:
         if night.dry_run:
             raise NothingToDo("dry run: nothing is registered")
         challenger = read_challenger(night)
-        with registry() as client:
+        with mlflow_client() as client:
             version = register(client, challenger)
         answer({"dataset": night.dataset, "version": version, "recommender": challenger.name(RECOMMENDER)})
 
@@ -72,7 +73,7 @@ def register(client: "MlflowClient", challenger: Challenger) -> str:
     upload_evidence(client, challenger)
     known = find_version(client, challenger, RECOMMENDER)
     if known is None:
-        fetch_model(challenger.commit, challenger.method, model_cache(), repository())  # can it be served at all?
+        fetch_for_deployment(challenger.commit, challenger.method)  # can it be served at all?
         log_dataset(client, challenger)
         parts = {part: register_part(client, challenger, part) for part in PARTS}
         tags = {version_tag(part): version for part, version in parts.items()}
@@ -182,8 +183,7 @@ def log_recommender(client: "MlflowClient", challenger: Challenger) -> "LoggedMo
 
 def requirement(repository: str, commit: str) -> str:
     """What pip installs where the recommender is served in an environment of its own: this project at the commit."""
-    address = Path(repository).as_uri() if Path(repository).exists() else repository
-    return f"atspeed-nightly @ git+{address}@{commit}"
+    return f"atspeed-nightly @ git+{as_url(repository)}@{commit}"
 
 
 def log_dataset(client: "MlflowClient", challenger: Challenger) -> None:

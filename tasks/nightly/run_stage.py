@@ -23,9 +23,9 @@ from atspeed_core.errors import TemporaryError, UserError
 from tasks.deployment.checkout import STATE
 from tasks.deployment.command import answer, command
 from tasks.deployment.dvc_project import causes, drop_stale_locks, dvc_project, guard_lock_file, push
+from tasks.environment import RUN_ID
 from tasks.nightly.night import Night, load_night
 from tasks.processes import end_orphans, end_tree, own_children
-from tasks.record import RUN_ID
 
 if TYPE_CHECKING:  # takes a second to import
     from dvc.repo import Repo

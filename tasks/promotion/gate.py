@@ -23,14 +23,14 @@ from tasks.deployment.model_registry import (
     REFUSED,
     ROLLED_BACK,
     RUN,
+    Champion,
     champion_of,
     recommender_version,
     registered_name,
-    registry,
     version_of,
 )
 from tasks.deployment.preset import Gate
-from tasks.nightly.night import Champion
+from tasks.mlflow_store import mlflow_client
 from tasks.promotion import evidence
 from tasks.promotion.evidence import NightEvidence
 
@@ -55,7 +55,7 @@ def main(
 ) -> None:
     """Judge a version and tag it, and its night, with the verdict; a refusal ends with exit code 99."""
     with command("gate"):
-        with registry() as client:
+        with mlflow_client() as client:
             version = version or challenger(client, dataset)
             verdict, approval = judge_version(client, dataset, version, parse_changes(gate))
         told = {"accepted": verdict.accepted, "reasons": list(verdict.reasons), "approval": approval}

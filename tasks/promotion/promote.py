@@ -17,10 +17,10 @@ from tasks.deployment.model_registry import (
     drop_alias,
     recommender_version,
     registered_name,
-    registry,
     set_alias,
     version_of,
 )
+from tasks.mlflow_store import mlflow_client
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
     from mlflow import MlflowClient
@@ -36,7 +36,7 @@ def main(
 ) -> None:
     """Set the aliases champion and previous."""
     with command("promote"):
-        with registry() as client:
+        with mlflow_client() as client:
             previous = promote(client, dataset, version)
         answer({"dataset": dataset, "champion": version, "previous": previous})
 

@@ -20,11 +20,11 @@ from tasks.deployment.model_registry import (
     RECOMMENDER,
     ROLLED_BACK,
     registered_name,
-    registry,
     set_alias,
     version_of,
 )
-from tasks.record import RUN_ID
+from tasks.environment import RUN_ID
+from tasks.mlflow_store import mlflow_client
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
     from mlflow import MlflowClient
@@ -63,7 +63,7 @@ def main(
 ) -> None:
     """Put the previous champion into service again."""
     with command("rollback"):
-        with registry() as client:
+        with mlflow_client() as client:
             made = roll_back(client, dataset, run_id)
         answer({"dataset": dataset, "champion": made.restored, "previous": made.left})
 

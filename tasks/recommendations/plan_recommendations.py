@@ -33,11 +33,12 @@ from tasks.deployment.model_registry import (
     RECOMMENDER,
     recommender_version,
     registered_name,
-    registry,
     version_of,
 )
-from tasks.deployment.preset import Batch, home, load_preset
-from tasks.deployment.weights import PARAMS, decoding, fetch_model, model_cache, repository
+from tasks.deployment.preset import Batch, load_preset
+from tasks.deployment.weights import PARAMS, decoding, fetch_for_deployment
+from tasks.environment import Deployment
+from tasks.mlflow_store import mlflow_client
 
 if TYPE_CHECKING:  # takes seconds to import
     from mlflow.entities.model_registry import ModelVersion
@@ -92,7 +93,7 @@ def main(
     with command("plan_recommendations"):
         batch = load_preset(dataset).nightly.batch
         model = chosen(dataset, version)
-        folder = home() / "recommendations" / dataset / f"v{model.version}"
+        folder = Deployment.from_environment().recommendations(dataset) / f"v{model.version}"
         plan = make_plan(folder, dataset, model, batch)
         answer({"folder": str(folder), "shards": plan.shards, "version": plan.version})
 
@@ -104,7 +105,7 @@ def make_plan(folder: Path, dataset: str, model: "ModelVersion", batch: Batch) -
         UserError: the model's data or settings do not allow lists of this length.
     """
     commit, method = model.tags[COMMIT], model.tags[METHOD]
-    fetched = fetch_model(commit, method, model_cache(), repository(), with_data=True)
+    fetched = fetch_for_deployment(commit, method, with_data=True)
     check_k(batch.k, fetched)
     histories = load_histories(fetched / "processed")
     size = batch.users_per_shard
@@ -125,7 +126,7 @@ def chosen(dataset: str, version: str | None) -> "ModelVersion":
         UserError: the registry has no such version, or no champion yet.
         TemporaryError: MLflow does not answer.
     """
-    with registry() as client:
+    with mlflow_client() as client:
         name = registered_name(dataset, RECOMMENDER)
         version = version or version_of(client, name, CHAMPION)
         if version is None:

@@ -15,7 +15,7 @@ import typer
 from atspeed_core.errors import UserError
 from atspeed_core.files import replacing, write_json
 from tasks.deployment.command import answer, command
-from tasks.deployment.runs import experiment, find_or_create
+from tasks.mlflow_store import experiment, find_or_create_run
 from tasks.recommendations.plan_recommendations import LISTS, MANIFEST, Plan, load_plan, read_shard, shard_file
 from tasks.recommendations.recommend_shard import Facts, finished
 from tasks.tracking import KEY
@@ -99,7 +99,7 @@ def tell_mlflow(plan: Plan, figures: dict[str, Any]) -> None:
     tags = {"dataset": plan.dataset, "atspeed.version": plan.version, "atspeed.commit": plan.commit}
     with experiment() as (client, experiment_id):
         name = f"batch {plan.dataset} v{plan.version}"
-        run = find_or_create(client, experiment_id, name, (KEY, f"batch-{plan.key}"), tags)
+        run = find_or_create_run(client, experiment_id, name, (KEY, f"batch-{plan.key}"), tags)
         if run.info.status == "FINISHED":
             return
         for param in ("k", "method", "batch_size", "users_per_shard"):

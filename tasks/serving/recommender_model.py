@@ -4,8 +4,6 @@ It holds no weights. Its model_config says from which commit they come (`tasks.d
 them), and the packages of this project must be installed where it is served.
 """
 
-import os
-
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
@@ -13,7 +11,8 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from atspeed_core.errors import UserError
 from atspeed_core.settings import DecodingConfig
-from tasks.deployment.weights import REPOSITORY, fetch_model, load_recommender, model_cache
+from tasks.deployment.weights import fetch_model, load_recommender
+from tasks.environment import Deployment
 from tasks.serving.schema import DEFAULTS
 
 OUTPUTS = ("items", "scores", "accepted_steps", "target_calls")
@@ -25,8 +24,14 @@ class RecommenderModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Fetch the weights of the commit in `context.model_config` and load them."""
         origin = context.model_config
-        repository = os.environ.get(REPOSITORY) or origin["repository"]
-        folder = fetch_model(origin["commit"], origin["method"], model_cache(), repository, remote=origin["remote"])
+        deployment = Deployment.from_environment()
+        folder = fetch_model(
+            origin["commit"],
+            origin["method"],
+            deployment.models,
+            deployment.repository or origin["repository"],
+            remote=deployment.named_dvc_remote or origin["remote"],
+        )
         self.recommender = load_recommender(folder, DecodingConfig.model_validate(origin["decoding"]))
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # hints would be its schema

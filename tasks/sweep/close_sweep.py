@@ -12,10 +12,10 @@ import typer
 from atspeed_core.errors import UserError
 from atspeed_core.files import read_json, replacing
 from tasks.deployment.command import answer, command
-from tasks.deployment.runs import experiment, find_or_create
+from tasks.mlflow_store import allowed_name, experiment, find_or_create_run
 from tasks.sweep.plan_sweep import Experiment, Sweep, folder_of, load_sweep
 from tasks.sweep.run_experiment import FAILURE, METRICS
-from tasks.tracking import KEY, STATE, allowed_name
+from tasks.tracking import KEY, STATE
 
 if TYPE_CHECKING:  # takes seconds to import
     from mlflow.tracking import MlflowClient
@@ -160,7 +160,7 @@ def tell_experiment(
     """The experiment's own run: its settings and its figures, with step = K; once."""
     tags = {"mlflow.parentRunId": sweep.mlflow_run_id, "dataset": sweep.dataset, "dvc.experiment": one.name}
     key = (KEY, f"experiment-{sweep.run_id}-{one.name}")
-    run = find_or_create(client, experiment_id, one.name, key, {**tags, "method": one.method})
+    run = find_or_create_run(client, experiment_id, one.name, key, {**tags, "method": one.method})
     if run.info.status == "FINISHED":
         return
     for name, value in {"method": one.method, **texts(one.overrides)}.items():

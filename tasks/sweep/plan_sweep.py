@@ -5,7 +5,6 @@ table that compares them.
 """
 
 import json
-import os
 import re
 import tempfile
 from pathlib import Path
@@ -19,10 +18,11 @@ from atspeed_core.errors import UserError
 from atspeed_core.files import replacing, write_json
 from atspeed_core.settings import load_params
 from atspeed_core.validation import read_model
-from tasks.deployment.checkout import REVISION, check_out, clone, night_before, reach_home, safe_name
+from tasks.deployment.checkout import check_out, clone, night_before, reach_home, safe_name
 from tasks.deployment.command import answer, command
-from tasks.deployment.preset import PRESETS, home, load_preset, merged
-from tasks.deployment.runs import experiment, find_or_create
+from tasks.deployment.preset import PRESETS, load_preset, merged
+from tasks.environment import Deployment
+from tasks.mlflow_store import experiment, find_or_create_run
 from tasks.tracking import PIPELINE_RUN, STATE
 from tasks.wire_methods import known_methods
 
@@ -158,11 +158,12 @@ def pinned(dataset: str, asked: list[Experiment], revision: str | None) -> str:
         UserError: there is no such revision or preset, or the params of an experiment are wrong.
     """
     reach_home()
-    with tempfile.TemporaryDirectory(dir=home() / "checkouts", prefix=".plan-") as scratch:
+    deployment = Deployment.from_environment()
+    with tempfile.TemporaryDirectory(dir=deployment.checkouts, prefix=".plan-") as scratch:
         checkout = Path(scratch) / "checkout"
         clone(checkout)
         night = night_before(dataset, END_OF_TIME, checkout)
-        commit = check_out(revision or night or os.environ.get(REVISION), checkout)
+        commit = check_out(revision or night or deployment.revision, checkout)
         for one in asked:
             write_params(checkout, dataset, one.overrides, Path(scratch) / PARAMS)
     return commit
@@ -201,13 +202,13 @@ def open_parent(run_id: str, dataset: str, commit: str, count: int) -> str:
         "mlflow.source.git.commit": commit,
     }
     with experiment() as (client, experiment_id):
-        run = find_or_create(client, experiment_id, f"sweep {dataset}", (PIPELINE_RUN, run_id), tags)
+        run = find_or_create_run(client, experiment_id, f"sweep {dataset}", (PIPELINE_RUN, run_id), tags)
         return str(run.info.run_id)
 
 
 def folder_of(run_id: str) -> Path:
     """Where a sweep keeps its results."""
-    return home() / "sweeps" / safe_name(run_id)
+    return Deployment.from_environment().sweeps / safe_name(run_id)
 
 
 def load_sweep(run_id: str) -> Sweep:

@@ -25,12 +25,13 @@ from atspeed_core.files import replacing, write_json
 from tasks.deployment.checkout import check_out, checkout_of, clone
 from tasks.deployment.command import answer, command
 from tasks.deployment.dvc_project import configure, drop_stale_locks, dvc_project
+from tasks.environment import DVC_EXPERIMENT, RUN_ID, SENDER
 from tasks.nightly.run_stage import exit_code_in
 from tasks.paths import RESULTS
 from tasks.processes import end_orphans, end_tree, own_children
-from tasks.record import OUTBOX, RUN_ID
+from tasks.record import OUTBOX
 from tasks.sweep.plan_sweep import PARAMS, Experiment, Sweep, folder_of, load_sweep, write_params
-from tasks.tracking import SENDER, send_or_warn, send_pending
+from tasks.tracking import send_or_warn, send_pending
 from tasks.wire_methods import wire_methods
 
 if TYPE_CHECKING:  # takes a second to import
@@ -40,7 +41,6 @@ METRICS, FAILURE = "metrics.json", "failure.json"
 COMMON = ("cache_topk", "evaluate_target")  # the last stages that belong to no method; all before them, too
 OF_A_METHOD = ("align_draft", "report")  # sections of params.yaml that those do not read
 DATA = Path("data/interactions.dvc")  # of data sets that come in day by day
-EXPERIMENT = "DVC_EXP_NAME"  # the stages' records carry it as the tag dvc.experiment
 
 log = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -95,7 +95,7 @@ def make_checkout(sweep: Sweep, one: Experiment, checkout: Path) -> None:
 def run(sweep: Sweep, one: Experiment, checkout: Path, kept: Path) -> None:
     """Run the experiment's stages in `checkout` and keep what came of it in `kept`."""
     os.chdir(checkout)
-    os.environ.update({RUN_ID: sweep.run_id, EXPERIMENT: one.name, SENDER: "run_experiment"})
+    os.environ.update({RUN_ID: sweep.run_id, DVC_EXPERIMENT: one.name, SENDER: "run_experiment"})
     end_orphans(Path())
     own_children(Path())
     kept.mkdir(parents=True, exist_ok=True)

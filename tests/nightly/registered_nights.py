@@ -27,7 +27,8 @@ from atspeed_core.models.tokenizer import build_tokenizer
 from atspeed_core.recommender import Recommender
 from atspeed_core.settings import DecodingConfig, load_params
 from tasks import evaluate, evaluate_target
-from tasks.nightly.night import Champion, Night
+from tasks.deployment.model_registry import Champion
+from tasks.nightly.night import Night
 from tests.complete_params import completed
 from tests.tiny_models import make_catalog, make_model
 

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 
 from atspeed_core.errors import UserError
-from tasks.deployment.model_registry import champion_of, registry, set_alias, version_of
+from tasks.deployment.model_registry import Champion, champion_of, set_alias, version_of
 from tasks.deployment.weights import fetch_model, locked_digests, tree_md5
+from tasks.mlflow_store import mlflow_client
 from tasks.nightly import evaluate_champion, register_challenger
-from tasks.nightly.night import Champion, load_night
+from tasks.nightly.night import load_night
 from tasks.promotion import promote, rollback
 from tests.mlflow_server import mlflow_server
 from tests.nightly.registered_nights import DATASET, WRONG, Deployment, git
@@ -60,13 +61,13 @@ def of(version: str) -> tuple[str, ...]:
 
 
 def aliases() -> dict[str, dict[str, str]]:
-    with registry() as client:
+    with mlflow_client() as client:
         return {part: dict(client.get_registered_model(name).aliases) for part, name in NAMES.items()}
 
 
 def state() -> Any:
     """All that the registry says, without the times."""
-    with registry() as client:
+    with mlflow_client() as client:
         versions = {
             (name, version.version): (version.tags, version.description, version.source)
             for name in NAMES.values()
@@ -80,7 +81,7 @@ def test_a_night_becomes_three_versions_without_weights(deployment: Deployment, 
     from mlflow.models import Model
 
     night = load_night(first)
-    with registry() as client:
+    with mlflow_client() as client:
         assert aliases() == {part: {"challenger": "1"} for part in NAMES}
         version = client.get_model_version(NAMES["recommender"], "1")
         assert version.tags == {
@@ -125,9 +126,9 @@ def test_registering_again_changes_nothing(deployment: Deployment, first: Path) 
 
 
 def test_a_version_that_was_not_judged_is_not_promoted(first: Path) -> None:
-    with registry() as client, pytest.raises(UserError, match=r"not accepted it .not judged.*tasks\.promotion\.gate"):
+    with mlflow_client() as client, pytest.raises(UserError, match=r"not accepted it .not judged.*promotion\.gate"):
         promote.promote(client, DATASET, "1")
-    with registry() as client, pytest.raises(UserError, match="has no version '77'"):
+    with mlflow_client() as client, pytest.raises(UserError, match="has no version '77'"):
         promote.promote(client, DATASET, "77")
 
 
@@ -188,7 +189,7 @@ def test_a_worse_night_is_refused_with_readable_reasons(deployment: Deployment) 
     assert "AS at K = 3 is 2.000; the floor is 2.500" in judged.answer["reasons"]
     assert [reason for reason in judged.answer["reasons"] if reason.startswith("recall at K = 3 is")]
     assert all(reason in judged.log for reason in judged.answer["reasons"])
-    with registry() as client:
+    with mlflow_client() as client:
         for tags in (client.get_model_version(NAMES["recommender"], version).tags, client.get_run(run).data.tags):
             assert tags["atspeed.gate"] == "refused"
             told = [tags[f"atspeed.gate.reason.{number}"] for number, _ in enumerate(judged.answer["reasons"], 1)]
@@ -206,7 +207,7 @@ def test_other_thresholds_drop_the_reasons_that_no_longer_hold(deployment: Deplo
     assert (waits.code, waits.answer["accepted"], "waits for a person" in waits.log) == (99, True, True)
     judged = deployment.call("promotion.gate", *of(version), "--gate", json.dumps(loose), "--approved")
     assert (judged.code, judged.answer["accepted"], judged.answer["reasons"]) == (0, True, []), judged.log
-    with registry() as client:
+    with mlflow_client() as client:
         tags = client.get_model_version(NAMES["recommender"], version).tags
     assert tags["atspeed.gate"] == "accepted"
     assert not [name for name in tags if name.startswith("atspeed.gate.reason")]
@@ -220,7 +221,7 @@ def test_a_rollback_swaps_once_a_run(deployment: Deployment) -> None:
         done = deployment.call("promotion.rollback", "--dataset", DATASET, ATSPEED_RUN_ID="run-a")
         assert (done.code, done.answer) == (0, {"dataset": DATASET, "champion": "1", "previous": "2"}), done.log
         assert all(found["champion"] == "1" and found["previous"] == "2" for found in aliases().values())
-    with registry() as client:
+    with mlflow_client() as client:
         assert "atspeed.rolled_back" in client.get_model_version(NAMES["recommender"], "2").tags
 
 
@@ -247,7 +248,7 @@ def test_a_second_rollback_goes_forward_again(deployment: Deployment) -> None:
         "champion": "2",
         "previous": "1",
     }
-    with registry() as client:
+    with mlflow_client() as client:
         assert "atspeed.rolled_back" not in client.get_model_version(NAMES["recommender"], "2").tags
         assert "atspeed.rolled_back" in client.get_model_version(NAMES["recommender"], "1").tags
         assert champion_of(client, DATASET) == Champion(
@@ -284,7 +285,7 @@ def killed_after(writes: int) -> Iterator[None]:
 @pytest.mark.parametrize("writes", range(6))
 def test_a_change_that_was_killed_between_two_aliases_is_completed(writes: int) -> None:
     """Promotion of version 3, then the way back."""
-    with registry() as client:
+    with mlflow_client() as client:
         client.set_model_version_tag(NAMES["recommender"], "3", "atspeed.gate", "accepted")
         set_alias(client, DATASET, "champion", "2")
         set_alias(client, DATASET, "previous", "1")
@@ -299,7 +300,7 @@ def test_a_change_that_was_killed_between_two_aliases_is_completed(writes: int) 
 
 
 def test_a_rollback_that_was_killed_is_forgotten_when_another_version_was_promoted_since() -> None:
-    with registry() as client:
+    with mlflow_client() as client:
         with killed_after(5):
             rollback.roll_back(client, DATASET, "run-b")
         client.set_model_version_tag(NAMES["recommender"], "1", "atspeed.gate", "accepted")
@@ -320,7 +321,7 @@ def test_a_registration_that_was_killed_makes_no_second_target_or_draft(
         with pytest.raises(Killed):
             deployment.call("nightly.register_challenger", cwd=checkout)
     done = deployment.call("nightly.register_challenger", cwd=checkout)
-    with registry() as client:
+    with mlflow_client() as client:
         made = {
             part: [v for v in client.search_model_versions(f"name = '{name}'") if v.tags["atspeed.run"] == run]
             for part, name in NAMES.items()
@@ -344,7 +345,7 @@ def test_a_night_without_a_champion_leaves_no_figures_of_one(
 def test_a_promoted_night_is_compared_with_what_it_was_compared_with(deployment: Deployment, first: Path) -> None:
     second = load_night(deployment.folder / "checkouts/2026-01-02")
     before = Champion(version="1", commit="c", date="2026-01-01", method="sft")
-    with registry() as client:
+    with mlflow_client() as client:
         assert version_of(client, NAMES["recommender"], "champion") == "2"
     assert evaluate_champion.opponent(second.model_copy(update={"champion": before})) == before
 

@@ -16,8 +16,10 @@ import pytest
 from atspeed_core.errors import TemporaryError
 from atspeed_core.settings import load_params
 from tasks import tracking
+from tasks.addresses import masked
+from tasks.mlflow_store import allowed_name
 from tasks.record import digest, flat_params, provenance, write_record
-from tasks.tracking import allowed_name, masked, send_or_warn, send_pending, waiting
+from tasks.tracking import send_or_warn, send_pending, waiting
 from tests.complete_params import Params
 from tests.mlflow_server import mlflow_server
 
