@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -21,13 +20,13 @@ from atspeed_core.evaluation.inputs import read_stage_json
 from atspeed_core.evaluation.paper import PaperRun, paper_markdown, tables, variants_picture, with_variants
 from atspeed_core.evaluation.paper_plot import paper_svg, variants_svg
 from atspeed_core.evaluation.results import combine, load_results
-from atspeed_core.files import read_json, replacing, write_json
+from atspeed_core.files import read_json, write_json
 from atspeed_core.settings import Method, load_params
-from tasks.deployment.preset import load_preset, merged
 from tasks.git import git
-from tasks.paths import PROCESSED, RESULTS
+from tasks.params_file import merged, nested, with_changes, with_presets, write_params
+from tasks.paths import PARAMS, PROCESSED, RESULTS
 from tasks.pipeline import REPRO, only_run, with_this_python
-from tasks.presets import DATASETS, TARGETS, laid_over, with_presets
+from tasks.presets import DATASETS, TARGETS, load_preset
 from tasks.processes import end_orphans, end_with, make_above, own_children
 from tasks.report import show, write_text
 from tasks.stage import exit_codes, set_up_logging
@@ -37,7 +36,7 @@ Json = dict[str, Any]
 
 CHECKOUTS = Path("paper")
 TABLES = RESULTS / "paper"
-PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
+LOCK = Path("dvc.lock")
 IDENTIFIERS = "data/raw/atspeed-beauty/beauty.LCRec-1e-3lr.json"
 AS_PUBLISHED: Json = {"cache_topk": {"rollouts_per_user": 0}, "evaluate": {"published_users": None}}
 # As the authors published it: identifiers, of which some belong to several items; lists that may hold the user's items.
@@ -79,7 +78,7 @@ def main(
             end_orphans(folder)
             own_children(folder)
             code = reproduce(folder)
-        settings = reduce(merged, [*(load_preset(path.name, path.parent).params for path in presets), changes])
+        settings = merged(*(load_preset(path.name, path.parent).params for path in presets), changes)
         run = collected(folder, dataset, label, commit, settings, methods)
         write_json(TABLES / f"{label}.json", run.as_json())
         write_tables(TABLES)
@@ -139,13 +138,13 @@ def changed_params(presets: Sequence[Path], settings: Sequence[str]) -> Json:
     Raises:
         UserError: there is no such preset, or a setting is no assignment.
     """
-    preset = reduce(merged, [load_preset(path.name, path.parent).params for path in presets])
+    preset = merged(*(load_preset(path.name, path.parent).params for path in presets))
     changes = merged(AS_PUBLISHED, RELEASED.get(presets[0].name, {}))
     for text in settings:
         keys, equals, value = text.partition("=")
         if not equals or not all(keys.split(".")):
             raise UserError(f"--set {text}: expected section.key=value, such as align_draft.alpha=0.3")
-        changes = merged(changes, _nested(keys.split("."), yaml.safe_load(value)))
+        changes = merged(changes, nested(keys, yaml.safe_load(value)))
     chosen = merged(preset, changes)
     for section, key in FILES:
         if path := chosen.get(section, {}).get(key):
@@ -160,13 +159,8 @@ def set_params(folder: Path, presets: Sequence[Path], changes: Json, methods: li
         UserError: the settings do not fit together.
     """
     path = folder / PARAMS
-    text = laid_over(with_presets(path.read_text(encoding="utf-8"), presets), changes)
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-        try:
-            load_params(temporary)
-        except UserError as error:
-            raise UserError(str(error).replace(str(temporary), str(path))) from None
+    text = with_changes(with_presets(path.read_text(encoding="utf-8"), presets), changes)
+    write_params(path, text, source="the presets and --set")
     wire_methods(folder, methods)
 
 
@@ -215,10 +209,6 @@ def write_tables(folder: Path) -> None:
 def read_runs(folder: Path) -> list[PaperRun]:
     """The runs whose figures lie in `folder`, by name."""
     return [PaperRun(**read_json(path)) for path in sorted(folder.glob("*.json"))]
-
-
-def _nested(keys: list[str], value: Any) -> Json:
-    return {keys[0]: value if len(keys) == 1 else _nested(keys[1:], value)}
 
 
 if __name__ == "__main__":

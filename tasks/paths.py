@@ -12,4 +12,5 @@ TOPK_CACHE = Path("data/topk_cache")
 REFERENCE = Path("data/reference")
 CHECKPOINTS = Path("checkpoints")  # outside every DVC out: DVC deletes outs before it runs a stage
 RESULTS = Path("results")
+PARAMS = Path("params.yaml")
 NIGHT = Path("night.json")  # in the checkout of a night: its facts

@@ -1,82 +1,129 @@
-"""Presets laid over params.yaml: of data sets (presets/datasets/) and of models (presets/targets/)."""
+"""presets/NAME.yaml: a data set's changes to params.yaml, and how its nights are run."""
 
-import io
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from ruamel.yaml import YAML
+import yaml
+from pydantic import Field, ValidationError
 
 from atspeed_core.errors import UserError
-from atspeed_core.files import replacing
-from atspeed_core.settings import load_params
-from tasks.deployment.preset import PRESETS, load_preset
+from atspeed_core.settings import DEFAULT_METHODS, Method, Positive, Section, Share
+from atspeed_core.validation import explain
 
+PRESETS = Path("presets")  # of data sets that have nights
 DATASETS, TARGETS = PRESETS / "datasets", PRESETS / "targets"
-# Of these a preset gives all: a setting that it does not name belongs to another data set or target.
-WHOLE = ("prepare_data", "finetune_target")
-ALTERNATIVES = {"architecture": "base_model", "base_model": "architecture"}  # naming one takes the other away
 
 
-def lay_presets(path: Path, presets: Sequence[Path]) -> None:
-    """Lay presets (files without their .yaml) over the file `path` one after the other, all or none.
+class Checks(Section):
+    """What the day's interactions must look like before any training time is spent; see atspeed_core/data/drift.py.
 
-    Raises:
-        UserError: there is no such preset, or the params are wrong before or after.
+    Attributes:
+        window_days: how many earlier days the day is compared with.
+        volume_low: fewest interactions, as a share of the median of the earlier days.
+        volume_high: most interactions, as a multiple of that median.
+        max_new_items: largest share of interactions with items never seen before.
+        max_new_users: largest share of interactions by users never seen before.
+        max_popularity_shift: largest population stability index of item popularity against the earlier days.
+        max_rating_shift: largest Kolmogorov-Smirnov distance of the ratings to those of the earlier days.
+        min_rows: with fewer interactions than these, shares and shifts are told but not judged.
     """
-    load_params(path)
-    changed = with_presets(path.read_text(encoding="utf-8"), presets)
-    with replacing(path) as temporary:
-        temporary.write_text(changed, encoding="utf-8")
+
+    window_days: Positive = 28
+    volume_low: Annotated[float, Field(ge=0)] = 0.1
+    volume_high: Annotated[float, Field(gt=1)] = 10.0
+    max_new_items: Share = 0.5
+    max_new_users: Share = 0.9
+    max_popularity_shift: Annotated[float, Field(gt=0)] = 1.0
+    max_rating_shift: Share = 0.3
+    min_rows: Positive = 200
+
+
+class Gate(Section):
+    """What a challenger must show to become champion; see atspeed_core/evaluation/gate.py.
+
+    Attributes:
+        k: list length that is judged.
+        tolerance: how far recall and NDCG may lie below the champion's, absolute.
+        risk: refused when the paired bootstrap finds a larger loss than `tolerance` more probable than this.
+        min_accepted_steps: floor of AS, strict.
+        min_walltime_speedup: floor of WS, strict.
+        max_latency_ratio: p95 latency over the champion's, judged on the same device only.
+        approval: whether a person has to agree as well.
+    """
+
+    k: Positive = 10
+    tolerance: Annotated[float, Field(ge=0)] = 0.01
+    risk: Share = 0.25
+    min_accepted_steps: Annotated[float, Field(ge=0)] = 1.0
+    min_walltime_speedup: Annotated[float, Field(ge=0)] = 0.0
+    max_latency_ratio: Annotated[float, Field(gt=0)] = 1.5
+    approval: bool = False
+
+    def with_changes(self, changes: dict[str, Any]) -> "Gate":
+        """The thresholds with the changes that a night or a person specified with --gate.
+
+        Raises:
+            UserError: a threshold is unknown or its value is wrong.
+        """
         try:
-            load_params(temporary)
-        except UserError as error:
-            fault = str(error).replace(str(temporary), str(path))
-            raise UserError(" and ".join(f"{preset}.yaml" for preset in presets) + f" over {fault}") from None
+            return Gate.model_validate({**self.model_dump(), **changes})
+        except ValidationError as error:
+            raise UserError(f"--gate: {explain(error, Gate)}") from None
 
 
-def with_presets(text: str, presets: Sequence[Path]) -> str:
-    """The YAML document `text` with presets (files without their .yaml) laid over it one after the other.
+class Batch(Section):
+    """Recommendations for every user, after a promotion."""
+
+    k: Positive = 20
+    users_per_shard: Positive = 10_000
+    batch_size: Positive = 32
+
+
+class Nightly(Section):
+    """How the nights of a data set are run.
+
+    Attributes:
+        feed: folder of the days' interactions (YYYY-MM-DD.parquet or .csv); relative to ATSPEED_HOME, and
+            feeds/NAME there when not given.
+        full_retrain_days: every so many days nothing is taken over from the champion; 0: never.
+    """
+
+    feed: str | None = None
+    checks: Checks = Checks()
+    full_retrain_days: Annotated[int, Field(ge=0)] = 7
+    gate: Gate = Gate()
+    batch: Batch = Batch()
+
+
+class Preset(Section):
+    """The content of presets/NAME.yaml.
+
+    Attributes:
+        description: one line, shown where a data set is chosen.
+        methods: draft alignment methods of a night.
+        params: sections of params.yaml and what changes in them.
+        nightly: how the nights are run.
+    """
+
+    description: str
+    methods: Annotated[list[Method], Field(default_factory=lambda: list(DEFAULT_METHODS), min_length=1)]
+    params: Annotated[dict[str, Any], Field(default_factory=dict)]
+    nightly: Nightly = Nightly()
+
+
+def load_preset(name: str, folder: Path = PRESETS) -> Preset:
+    """Read and check presets/NAME.yaml.
 
     Raises:
-        UserError: there is no such preset.
+        UserError: there is no such preset, it is no YAML mapping, or a value is wrong.
     """
-    for preset in presets:
-        text = laid_over(text, load_preset(preset.name, preset.parent).params, whole=WHOLE)
-    return text
-
-
-def laid_over(text: str, changes: dict[str, Any], *, whole: Sequence[str] = ()) -> str:
-    """The YAML document `text` with `changes` laid over it; comments, order and notation of the rest are kept.
-
-    Of the sections `whole` nothing stays that `changes`, where they name the section, do not give.
-    """
-    yaml = YAML()
-    yaml.width = 4096  # lines stay as long as they are
-    yaml.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
-    document = yaml.load(text)
-    for section in (section for section in whole if section in changes):
-        _drop_others(document[section], changes[section])
-    _lay(document, changes)
-    written = io.StringIO()
-    yaml.dump(document, written)
-    return written.getvalue()
-
-
-def _drop_others(section: Any, given: dict[str, Any]) -> None:
-    for key in list(section):
-        if key not in given:
-            del section[key]
-        elif isinstance(section[key], dict) and isinstance(given[key], dict):
-            _drop_others(section[key], given[key])
-
-
-def _lay(section: Any, changes: dict[str, Any]) -> None:
-    for place, (key, value) in enumerate(changes.items()):
-        section.pop(ALTERNATIVES.get(key), None)
-        if key not in section:
-            section.insert(place, key, value)
-        elif isinstance(value, dict) and isinstance(section[key], dict):
-            _lay(section[key], value)
-        elif section[key] != value:  # an equal value keeps its notation
-            section[key] = value
+    path = folder / f"{name}.yaml"
+    try:
+        return Preset.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
+        raise UserError(f"{path}: no such preset; known: {known}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        raise UserError(f"{path}: {explain(error, Preset)}") from None

@@ -13,8 +13,8 @@ import typer
 from atspeed_core.data.sources.origins import absent
 from atspeed_core.errors import UserError
 from atspeed_core.settings import PrepareData, load_params
-from tasks.deployment.preset import PRESETS, load_preset
-from tasks.presets import DATASETS, TARGETS, lay_presets
+from tasks.params_file import apply_presets
+from tasks.presets import DATASETS, PRESETS, TARGETS, load_preset
 from tasks.stage import ParamsPath, exit_codes, set_up_logging
 
 KINDS = (DATASETS.name, TARGETS.name)
@@ -33,7 +33,7 @@ def main(
         if not names:
             print(listing())
             return
-        lay_presets(params, [preset_path(name) for name in names])
+        apply_presets(params, [preset_path(name) for name in names])
         print(next_step(load_params(params).prepare_data))
 
 

@@ -21,14 +21,13 @@ from atspeed_core.settings import DecodingConfig
 from tasks.addresses import masked
 from tasks.deployment.checkout import repository_address
 from tasks.environment import DVC_REMOTE, REPOSITORY, Deployment
-from tasks.paths import DRAFTS, IDENTIFIERS, PLANS, PROCESSED, TARGET
+from tasks.paths import DRAFTS, IDENTIFIERS, PARAMS, PLANS, PROCESSED, TARGET
 
 if TYPE_CHECKING:  # dvc and torch take seconds to import
     from dvc.api import DVCFileSystem
 
     from atspeed_core.recommender import Recommender
 
-PARAMS = "params.yaml"
 PLAN = "plan.json"  # commits of before there were plans have none
 
 log = logging.getLogger(__name__)
@@ -130,7 +129,7 @@ def _open(repository: str, commit: str, remote: str | None) -> "DVCFileSystem":
 def _fetch(files: "DVCFileSystem", wanted: dict[str, Path], folder: Path) -> None:
     """Copy `wanted` (name in `folder` -> path in the commit) and params.yaml, and compare them with dvc.lock."""
     folder.mkdir()
-    (folder / PARAMS).write_bytes(files.cat_file(PARAMS))
+    (folder / PARAMS).write_bytes(files.cat_file(str(PARAMS)))
     digests = locked_digests(files.cat_file("dvc.lock").decode())
     for name, path in wanted.items():
         if name == PLAN and str(path) not in digests:

@@ -9,12 +9,12 @@ from atspeed_core.evaluation.inputs import read_stage_json
 from atspeed_core.settings import Params, load_params
 from tasks.deployment.checkout import repository_address
 from tasks.deployment.model_registry import COMMIT, DATASET, DATE, METHOD, RUN, TAG, registered_name
-from tasks.deployment.preset import Gate, load_preset
 from tasks.deployment.weights import locked_digests, paths_of
 from tasks.environment import Deployment
 from tasks.git import commit_of
 from tasks.nightly.night import Night
 from tasks.paths import PROCESSED, RESULTS
+from tasks.presets import Gate, load_preset
 from tasks.promotion import evidence
 
 Json = dict[str, Any]
@@ -84,7 +84,7 @@ def read_challenger(night: Night) -> Challenger:
     """
     if night.mlflow_run_id is None:
         raise UserError("night.json: 'mlflow_run_id' is missing; open the night anew while MLflow answers")
-    gate = evidence.changed(load_preset(night.dataset).nightly.gate.model_dump(), night.gate)
+    gate = load_preset(night.dataset).nightly.gate.with_changes(night.gate)
     figures = {method: strict_figures(method, gate.k) for method in night.methods}
     method = min(figures, key=lambda name: (figures[name][str(gate.k)]["target_calls"], name))
     return Challenger(

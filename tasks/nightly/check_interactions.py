@@ -13,10 +13,10 @@ from atspeed_core.errors import UserError
 from atspeed_core.files import write_json
 from atspeed_core.progress import track
 from tasks.deployment.command import answer, command
-from tasks.deployment.preset import PRESETS, load_preset
 from tasks.nightly.ingest import INTERACTIONS, base_date
 from tasks.nightly.night import load_night
 from tasks.nightly.parent_run import CHECKS
+from tasks.presets import PRESETS, load_preset
 
 MAX_REASONS = 10
 

@@ -19,10 +19,10 @@ from atspeed_core.files import replacing
 from tasks.deployment.checkout import commit_named
 from tasks.deployment.command import NothingToDo, answer, command
 from tasks.deployment.dvc_project import drop_stale_locks, dvc_project, push
-from tasks.deployment.preset import Nightly, load_preset
 from tasks.environment import Deployment
 from tasks.git import git_if_possible
 from tasks.nightly.night import Night, load_night
+from tasks.presets import Nightly, load_preset
 
 if TYPE_CHECKING:  # takes a second to import
     from dvc.repo import Repo

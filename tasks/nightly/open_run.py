@@ -15,12 +15,9 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from pydantic import ValidationError
 
 from atspeed_core.errors import UserError
 from atspeed_core.files import replacing
-from atspeed_core.settings import load_params
-from atspeed_core.validation import explain
 from tasks.deployment.checkout import (
     check_out,
     checkout_of,
@@ -34,14 +31,13 @@ from tasks.deployment.checkout import (
 from tasks.deployment.command import answer, command
 from tasks.deployment.dvc_project import LOCK_FILE, configure
 from tasks.deployment.model_registry import Champion, accepted_before, current_champion
-from tasks.deployment.preset import PRESETS, Gate, Preset, load_preset, merged
 from tasks.environment import TRACKING_URI, Deployment
 from tasks.nightly.night import Night, load_night
 from tasks.nightly.parent_run import open_parent, reopen_parent
-from tasks.paths import NIGHT
+from tasks.params_file import merged, with_changes, write_params
+from tasks.paths import NIGHT, PARAMS
+from tasks.presets import PRESETS, Preset, load_preset
 from tasks.wire_methods import known_methods, wire_methods
-
-PARAMS = "params.yaml"
 
 log = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -172,12 +168,12 @@ def settle(request: Request, commit: str, checkout: Path) -> Night:
     """
     preset = load_preset(request.dataset, checkout / PRESETS)
     check_stage(request.force, checkout)
-    check_gate(preset, request.gate)
+    preset.nightly.gate.with_changes(request.gate)  # refuses what the gate would not understand
     methods = known_methods(request.methods or list(preset.methods))
-    write_params(checkout, request.dataset, preset, None)  # faults are found before a server is asked
+    set_params(checkout, request.dataset, preset, None)  # faults are found before a server is asked
     champion = current_champion(request.dataset)
     origin = None if starts_cold(request, preset) else warm_start_from(request, champion, checkout)
-    write_params(checkout, request.dataset, preset, origin)
+    set_params(checkout, request.dataset, preset, origin)
     night = Night(
         run_id=request.run_id,
         date=request.date,
@@ -221,18 +217,6 @@ def thresholds_in(text: str) -> dict[str, Any]:
     return value
 
 
-def check_gate(preset: Preset, changes: dict[str, Any]) -> None:
-    """Refuse thresholds that the gate would not understand.
-
-    Raises:
-        UserError: one is unknown or out of its range.
-    """
-    try:
-        Gate.model_validate({**preset.nightly.gate.model_dump(), **changes})
-    except ValidationError as error:
-        raise UserError(f"--gate: {explain(error, Gate)}") from None
-
-
 def starts_cold(request: Request, preset: Preset) -> bool:
     """Whether this night takes nothing over from a champion, by wish or because the preset says every so many days."""
     days = preset.nightly.full_retrain_days
@@ -253,21 +237,16 @@ def warm_start_from(request: Request, champion: Champion | None, checkout: Path)
     return champion.commit if champion else None
 
 
-def write_params(checkout: Path, dataset: str, preset: Preset, origin: str | None) -> None:
-    """Lay the preset's changes and the start of training over params.yaml of `checkout`.
+def set_params(checkout: Path, dataset: str, preset: Preset, origin: str | None) -> None:
+    """Apply the preset and the start of training to params.yaml of `checkout`.
 
     Raises:
         UserError: a value is wrong.
     """
     path = checkout / PARAMS
-    params = merged(yaml.safe_load(path.read_text(encoding="utf-8")), preset.params)
-    params = merged(params, {"warm_start": {"commit": origin}})
-    with replacing(path) as temporary:
-        temporary.write_text(yaml.safe_dump(params, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    try:
-        load_params(path)
-    except UserError as error:
-        raise UserError(f"presets/{dataset}.yaml over {str(error).replace(f'{checkout}/', '')}") from None
+    changes = merged(preset.params, {"warm_start": {"commit": origin}})
+    text = with_changes(path.read_text(encoding="utf-8"), changes)
+    write_params(path, text, source=f"{PRESETS / dataset}.yaml")
 
 
 if __name__ == "__main__":

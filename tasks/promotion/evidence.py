@@ -10,15 +10,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
 
-from atspeed_core.errors import UserError
 from atspeed_core.evaluation.gate import Evidence, Thresholds
 from atspeed_core.evaluation.inputs import read_stage_json, read_stage_parquet
 from atspeed_core.files import read_json, write_json
-from atspeed_core.validation import explain
-from tasks.deployment.preset import Gate, merged
 from tasks.paths import RESULTS
+from tasks.presets import Gate
 
 Json = dict[str, Any]
 
@@ -71,20 +68,8 @@ def read(folder: Path, changes: Json) -> NightEvidence:
         challenger_users=_strict(pd.read_parquet(folder / "challenger.parquet")),
         champion=read_json(folder / "champion.json"),
         champion_users=_strict(pd.read_parquet(folder / "champion.parquet")) if has_champion else None,
-        gate=changed(read_json(folder / "thresholds.json"), changes),
+        gate=Gate.model_validate(read_json(folder / "thresholds.json")).with_changes(changes),
     )
-
-
-def changed(gate: Json, changes: Json) -> Gate:
-    """Thresholds with changes of a person or a night laid over.
-
-    Raises:
-        UserError: an unknown threshold or a wrong value.
-    """
-    try:
-        return Gate.model_validate(merged(gate, changes))
-    except ValidationError as error:
-        raise UserError(f"gate: {explain(error, Gate)}") from None
 
 
 def thresholds(gate: Gate) -> Thresholds:

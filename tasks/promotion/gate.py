@@ -29,8 +29,8 @@ from tasks.deployment.model_registry import (
     registered_name,
     version_of,
 )
-from tasks.deployment.preset import Gate
 from tasks.mlflow_store import mlflow_client
+from tasks.presets import Gate
 from tasks.promotion import evidence
 from tasks.promotion.evidence import NightEvidence
 

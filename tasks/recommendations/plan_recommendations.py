@@ -35,10 +35,11 @@ from tasks.deployment.model_registry import (
     registered_name,
     version_of,
 )
-from tasks.deployment.preset import Batch, load_preset
-from tasks.deployment.weights import PARAMS, decoding, fetch_for_deployment
+from tasks.deployment.weights import decoding, fetch_for_deployment
 from tasks.environment import Deployment
 from tasks.mlflow_store import mlflow_client
+from tasks.paths import PARAMS
+from tasks.presets import Batch, load_preset
 
 if TYPE_CHECKING:  # takes seconds to import
     from mlflow.entities.model_registry import ModelVersion

@@ -11,23 +11,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from pydantic import BaseModel, ConfigDict
 
 from atspeed_core.errors import UserError
-from atspeed_core.files import replacing, write_json
-from atspeed_core.settings import load_params
+from atspeed_core.files import write_json
 from atspeed_core.validation import read_model
 from tasks.deployment.checkout import check_out, clone, night_before, reach_home, safe_name
 from tasks.deployment.command import answer, command
-from tasks.deployment.preset import PRESETS, load_preset, merged
 from tasks.environment import Deployment
 from tasks.mlflow_store import experiment, find_or_create_run
+from tasks.params_file import merged, nested, with_changes, write_params
+from tasks.paths import PARAMS
+from tasks.presets import PRESETS, load_preset
 from tasks.tracking import PIPELINE_RUN, STATE
 from tasks.wire_methods import known_methods
 
 SWEEP = "sweep.json"
-PARAMS = "params.yaml"
 END_OF_TIME = "9999-12-31"
 LONGEST_LABEL = 60
 
@@ -165,32 +164,20 @@ def pinned(dataset: str, asked: list[Experiment], revision: str | None) -> str:
         night = night_before(dataset, END_OF_TIME, checkout)
         commit = check_out(revision or night or deployment.revision, checkout)
         for one in asked:
-            write_params(checkout, dataset, one.overrides, Path(scratch) / PARAMS)
+            set_params(checkout, dataset, one.overrides, Path(scratch) / PARAMS)
     return commit
 
 
-def write_params(checkout: Path, dataset: str, overrides: dict[str, Any], path: Path) -> None:
-    """Lay the preset and the changes over params.yaml of `checkout` and write it to `path`; no warm start.
+def set_params(checkout: Path, dataset: str, overrides: dict[str, Any], path: Path) -> None:
+    """Write params.yaml of `checkout` to `path`, changed by the preset and the overrides; no warm start.
 
     Raises:
         UserError: a key is unknown (the nearest known one is named) or a value is out of its range.
     """
-    params = yaml.safe_load((checkout / PARAMS).read_text(encoding="utf-8"))
     preset = load_preset(dataset, checkout / PRESETS).params
-    for change in (preset, {"warm_start": {"commit": None}}, *(nested(*one) for one in overrides.items())):
-        params = merged(params, change)
-    with replacing(path) as temporary:
-        temporary.write_text(yaml.safe_dump(params, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    try:
-        load_params(path)
-    except UserError as error:
-        raise UserError(f"--overrides {json.dumps(overrides)}: {str(error).removeprefix(f'{path}: ')}") from None
-
-
-def nested(key: str, value: Any) -> dict[str, Any]:
-    """{"a": {"b": value}} for the key "a.b"."""
-    first, _, rest = key.partition(".")
-    return {first: nested(rest, value) if rest else value}
+    changes = merged(preset, {"warm_start": {"commit": None}}, *(nested(*item) for item in overrides.items()))
+    text = with_changes((checkout / PARAMS).read_text(encoding="utf-8"), changes)
+    write_params(path, text, source=f"--overrides {json.dumps(overrides)}")
 
 
 def open_parent(run_id: str, dataset: str, commit: str, count: int) -> str:

@@ -27,10 +27,10 @@ from tasks.deployment.command import answer, command
 from tasks.deployment.dvc_project import configure, drop_stale_locks, dvc_project
 from tasks.environment import DVC_EXPERIMENT, RUN_ID, SENDER
 from tasks.nightly.run_stage import exit_code_in
-from tasks.paths import RESULTS
+from tasks.paths import PARAMS, RESULTS
 from tasks.processes import end_orphans, end_tree, own_children
 from tasks.record import OUTBOX
-from tasks.sweep.plan_sweep import PARAMS, Experiment, Sweep, folder_of, load_sweep, write_params
+from tasks.sweep.plan_sweep import Experiment, Sweep, folder_of, load_sweep, set_params
 from tasks.tracking import send_or_warn, send_pending
 from tasks.wire_methods import wire_methods
 
@@ -88,7 +88,7 @@ def make_checkout(sweep: Sweep, one: Experiment, checkout: Path) -> None:
         clone(temporary)
         check_out(sweep.commit, temporary)
         configure(temporary)
-        write_params(temporary, sweep.dataset, one.overrides, temporary / PARAMS)
+        set_params(temporary, sweep.dataset, one.overrides, temporary / PARAMS)
         wire_methods(temporary, [one.method])
 
 

@@ -20,7 +20,7 @@ from atspeed_core.data.drift import (
     stability_index,
 )
 from atspeed_core.data.partitions import DAY_SECONDS
-from tasks.deployment.preset import Checks
+from tasks.presets import Checks
 
 BOUNDS = Bounds(**Checks().model_dump())
 PER_DAY = 300

@@ -142,6 +142,6 @@ def test_a_mistake_is_told(project: Path, dataset: str, setting: str, message: s
 def test_a_wrong_value_leaves_the_params_as_they_were(project: Path) -> None:
     folder, _ = paper.checked_out(Path("paper/beauty-release"))
     before = (folder / "params.yaml").read_bytes()
-    with pytest.raises(UserError, match=r"^paper/beauty-release/params\.yaml: .*alpha"):
+    with pytest.raises(UserError, match=r"^the presets and --set over params\.yaml: .*alpha"):
         paper.set_params(folder, PRESETS, paper.changed_params(PRESETS, ["align_draft.alpha=7"]), ["sft"])
     assert (folder / "params.yaml").read_bytes() == before

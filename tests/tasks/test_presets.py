@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from atspeed_core.errors import UserError
 from atspeed_core.settings import Lora, load_params
-from tasks.deployment.preset import PRESETS, load_preset
+from tasks.params_file import WHOLE, apply_presets, with_changes
 from tasks.pipeline import explain_missing_data
-from tasks.presets import DATASETS, TARGETS, WHOLE, laid_over, lay_presets
+from tasks.presets import DATASETS, PRESETS, TARGETS, load_preset
 from tasks.use_preset import app, listing, next_step, preset_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +32,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", DATASET_NAMES)
 def test_every_data_set_is_valid_and_names_itself(name: str, project: Path) -> None:
-    lay_presets(project, [DATASETS / name])
+    apply_presets(project, [DATASETS / name])
     params = load_params(project)
     assert params.prepare_data.dataset == name
     assert params.prepare_data.max_history == 20
@@ -42,30 +42,30 @@ def test_every_data_set_is_valid_and_names_itself(name: str, project: Path) -> N
 
 @pytest.mark.parametrize("name", ["beauty", "games"])
 def test_the_papers_data(name: str, project: Path) -> None:
-    lay_presets(project, [DATASETS / name])
+    apply_presets(project, [DATASETS / name])
     prepare_data = load_params(project).prepare_data
     assert (prepare_data.rating_threshold, prepare_data.split) == (4.0, "chronological")
 
 
 def test_the_default_preset_is_the_delivered_file(project: Path) -> None:
     before = project.read_bytes()
-    lay_presets(project, [DATASETS / DEFAULT])
+    apply_presets(project, [DATASETS / DEFAULT])
     assert project.read_bytes() == before
 
 
 @pytest.mark.parametrize(("first", "second"), list(itertools.permutations(["beauty-release", "steam", DEFAULT], 2)))
 def test_nothing_of_the_data_set_before_is_left(first: str, second: str, project: Path) -> None:
-    lay_presets(project, [DATASETS / second])
+    apply_presets(project, [DATASETS / second])
     alone = project.read_text()
-    lay_presets(project, [DATASETS / first])
-    lay_presets(project, [DATASETS / second])
+    apply_presets(project, [DATASETS / first])
+    apply_presets(project, [DATASETS / second])
     assert project.read_text() == alone
 
 
 def test_a_setting_of_another_source_goes_and_ones_own_stay(project: Path) -> None:
     text = project.read_text().replace("  source: movielens", "  columns: {user: who}\n  source: table")
     text = text.replace("report:", "# mine\nreport:").replace("AtSpeed nightly", "My night")
-    changed = laid_over(text, load_preset("ml-1m", DATASETS).params, whole=WHOLE)
+    changed = with_changes(text, load_preset("ml-1m", DATASETS).params, whole=WHOLE)
     assert "columns" not in yaml.safe_load(changed)["prepare_data"]
     assert "# mine\nreport:\n  title: My night\n" in changed
     assert "learning_rate: 2.0e-3" in changed
@@ -85,7 +85,7 @@ def test_a_wrong_preset_changes_nothing(project: Path) -> None:
     with pytest.raises(
         UserError, match=r"^presets/datasets/mine\.yaml over params\.yaml: .*unknown key 'prepare_data\.sauce'"
     ):
-        lay_presets(Path("params.yaml"), [DATASETS / "mine"])
+        apply_presets(Path("params.yaml"), [DATASETS / "mine"])
     assert project.read_bytes() == before
     assert sorted(path.name for path in project.parent.iterdir()) == ["params.yaml", "presets"]
 
@@ -101,7 +101,7 @@ def test_the_command_tells_what_comes_next(project: Path) -> None:
 
 
 def test_a_failed_run_says_where_the_data_are_to_be_had(project: Path, caplog: pytest.LogCaptureFixture) -> None:
-    lay_presets(project, [DATASETS / "steam"])
+    apply_presets(project, [DATASETS / "steam"])
     explain_missing_data()
     assert "data/raw/steam: not there; set prepare_data.path, or get Steam: steam_reviews.json.gz" in caplog.text
     Path("data/raw/steam").mkdir(parents=True)
@@ -118,7 +118,7 @@ def test_nights_do_not_offer_data_sets_without_a_feed() -> None:
 
 @pytest.mark.parametrize("name", TARGET_NAMES)
 def test_every_target_is_taken_over_whole(name: str, project: Path) -> None:
-    lay_presets(project, [TARGETS / name])
+    apply_presets(project, [TARGETS / name])
     params, wanted = load_params(project), load_preset(name, TARGETS).params
     for section, settings in wanted.items():
         found = getattr(params, section).model_dump(by_alias=True, exclude_unset=True)
@@ -128,21 +128,21 @@ def test_every_target_is_taken_over_whole(name: str, project: Path) -> None:
 
 def test_the_demo_is_the_delivered_file(project: Path) -> None:
     before = project.read_bytes()
-    lay_presets(project, [TARGETS / "demo"])
+    apply_presets(project, [TARGETS / "demo"])
     assert project.read_bytes() == before
 
 
 @pytest.mark.parametrize(("first", "second"), list(itertools.permutations(TARGET_NAMES, 2)))
 def test_nothing_of_the_target_before_is_left(first: str, second: str, project: Path) -> None:
     """Both ways round, so that a setting which one of two presets alone changes is found."""
-    lay_presets(project, [TARGETS / second])
+    apply_presets(project, [TARGETS / second])
     alone = load_params(project)
-    lay_presets(project, [TARGETS / first, TARGETS / second])
+    apply_presets(project, [TARGETS / first, TARGETS / second])
     assert load_params(project) == alone
 
 
 def test_the_papers_models(project: Path) -> None:
-    lay_presets(project, [DATASETS / "beauty", TARGETS / "llama-7b"])
+    apply_presets(project, [DATASETS / "beauty", TARGETS / "llama-7b"])
     params = load_params(project)
     target, draft = params.finetune_target, params.align_draft
     assert params.prepare_data.dataset == "beauty"
@@ -162,7 +162,7 @@ def test_all_or_none(project: Path) -> None:
         UserError,
         match=r"^presets/datasets/steam\.yaml and presets/targets/mine\.yaml over .*'finetune_target\.base_mode'",
     ):
-        lay_presets(project, [DATASETS / "steam", TARGETS / "mine"])
+        apply_presets(project, [DATASETS / "steam", TARGETS / "mine"])
     assert project.read_bytes() == before
 
 
