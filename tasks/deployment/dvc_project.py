@@ -8,6 +8,7 @@ import errno
 import json
 import logging
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # takes a second to import
     from dvc.repo import Repo
 
 REMOTE_NAME = "nightly"
+SIGNALLED = 128  # the exit code of a command that a signal ended is above this in a shell
 LOCK_FILE, LAST_WHOLE = Path("dvc.lock"), STATE / "dvc.lock"
 LOGGERS = ("dvc", "dvc_objects", "dvc_data")
 
@@ -154,6 +156,18 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def exit_code_in(error: BaseException) -> int | None:
+    """The exit code of the stage command that failed; 1 where a signal ended it; None: no stage command failed."""
+    from dvc.stage.exceptions import StageCmdFailedError
+
+    for cause in causes(error):
+        if isinstance(cause, StageCmdFailedError):
+            match = re.search(r"exited with (-?\d+)$", str(cause))
+            code = int(match[1]) if match else 1
+            return code if 0 < code < SIGNALLED else 1
+    return None
 
 
 def _set_up_environment() -> None:

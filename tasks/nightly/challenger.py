@@ -1,4 +1,4 @@
-"""What a night offers for the champion's place: read from its checkout, before anything is registered."""
+"""The challenger of a night, read from its checkout before anything is registered."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from tasks.promotion import evidence
 
 Json = dict[str, Any]
 
-COLUMNS = {  # of the table in a version's description
+COLUMNS = {  # of the table in the description of a version
     "accepted_steps": "AS",
     "target_calls": "calls",
     "walltime_speedup": "WS",
@@ -32,13 +32,13 @@ COLUMNS = {  # of the table in a version's description
 
 @dataclass(frozen=True)
 class Challenger:
-    """What is registered.
+    """The models to register.
 
     Attributes:
-        night: the night that made it.
+        night: that trained them.
         run: id of the parent run.
         commit: of the night, tagged.
-        method: whose draft serves.
+        method: of the draft that serves.
         params: of the night.
         gate: thresholds of the night.
         figures: K -> figures of the method's strict lists.
@@ -56,7 +56,7 @@ class Challenger:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What every registered version says of its origin."""
+        """The origin of every registered version."""
         night = self.night
         origin = {COMMIT: self.commit, TAG: night.tag, DATE: night.date, DATASET: night.dataset}
         return {**origin, METHOD: self.method, RUN: self.run}
@@ -72,18 +72,18 @@ class Challenger:
 
     @property
     def judged(self) -> Json:
-        """Figures at the judged K."""
+        """Figures at the K of the gate."""
         return dict(self.figures[str(self.gate.k)])
 
 
 def read_challenger(night: Night) -> Challenger:
-    """Collect what the checkout in the current folder holds.
+    """Read the challenger in the current checkout.
 
     Raises:
         UserError: the night has no parent run or tag yet, or an evaluation is missing.
     """
     if night.mlflow_run_id is None:
-        raise UserError("night.json: 'mlflow_run_id' is missing; open the night anew while MLflow answers")
+        raise UserError("night.json: 'mlflow_run_id' is missing; open the night again while MLflow answers")
     gate = load_preset(night.dataset).nightly.gate.with_changes(night.gate)
     figures = {method: strict_figures(method, gate.k) for method in night.methods}
     method = min(figures, key=lambda name: (figures[name][str(gate.k)]["target_calls"], name))
@@ -100,7 +100,7 @@ def read_challenger(night: Night) -> Challenger:
 
 
 def strict_figures(method: str, k: int) -> Json:
-    """K -> figures of a method's strict lists; `k` is among them.
+    """K -> figures of a method's strict lists; `k` is one of the keys.
 
     Raises:
         UserError: the method was not evaluated, or not at `k`.
@@ -120,12 +120,12 @@ def tagged_commit(tag: str) -> str:
     """
     commit = commit_of(f"refs/tags/{tag}")
     if commit is None:
-        raise UserError(f"git tag '{tag}': not there; run commit_night first")
+        raise UserError(f"git tag '{tag}' does not exist; run commit_night first")
     return commit
 
 
 def manifest(challenger: Challenger) -> Json:
-    """Where the recommender's weights come from, and how it decodes: the model_config of the logged model."""
+    """The source of the recommender's weights and its decoding settings: model_config of the logged model."""
     paths = paths_of(challenger.method)
     return {
         "repository": repository_address(),
@@ -139,7 +139,7 @@ def manifest(challenger: Challenger) -> Json:
 
 
 def description(challenger: Challenger) -> str:
-    """Markdown: which night, and a table of the figures at every K."""
+    """Markdown: the night, and a table of the figures at every K."""
     night = challenger.night
     rows = [
         [k, *(f"{figures[name]:.4f}" if name in figures else "missing" for name in COLUMNS)]

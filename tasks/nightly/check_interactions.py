@@ -26,7 +26,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main() -> None:
-    """Judge the new days in data/interactions; write checks.json. Run in the night's checkout, after ingest."""
+    """Check the new days in data/interactions; write checks.json. Run in the night's checkout, after ingest."""
     with command("check_interactions"):
         night = load_night()
         after = base_date(night)
@@ -52,9 +52,9 @@ def _checks(interactions: pd.DataFrame, days: list[str], bounds: Bounds) -> list
     for day in track(days, "checking days"):
         start, end = day_start(day), day_start(next_day(day))
         times = interactions["timestamp"]
-        earlier, own = interactions[times < start], interactions[(times >= start) & (times < end)]
+        earlier, current = interactions[times < start], interactions[(times >= start) & (times < end)]
         if not earlier.empty:
-            checks += [{"day": day, **asdict(check)} for check in check_day(earlier, own, bounds)]
+            checks += [{"day": day, **asdict(check)} for check in check_day(earlier, current, bounds)]
     return checks
 
 

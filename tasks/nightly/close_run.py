@@ -1,4 +1,4 @@
-"""Closes a night, however it ended: everything on record in MLflow, and no checkout kept that nobody will look at."""
+"""Closes a night, however it ended: sends all records to MLflow and removes the checkouts that nobody needs."""
 
 import contextlib
 import logging
@@ -19,7 +19,7 @@ from tasks.paths import NIGHT
 from tasks.record import OUTBOX
 from tasks.tracking import send_pending, waiting
 
-KEEP_DAYS = 14  # for a look at what a failed night left, or to clear its tasks
+KEEP_DAYS = 14  # to examine a failed night or to clear its tasks
 DAY_SECONDS = 24 * 60 * 60
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class State(StrEnum):
 def main(
     run_id: Annotated[str, typer.Option(help="Of the DAG run.")],
     state: Annotated[State, typer.Option(help="How its tasks ended; skipped: there was nothing to do.")],
-    failed: Annotated[list[str], typer.Option(help="A task that failed; may be given again.")] = [],  # noqa: B006
+    failed: Annotated[list[str], typer.Option(help="A task that failed; repeat for more.")] = [],  # noqa: B006
 ) -> None:
     """End the night's run in MLflow; remove its checkout unless it failed."""
     with command("close_run"):
@@ -46,17 +46,17 @@ def main(
 
 
 def close_run(run_id: str, state: str, failed: list[str]) -> dict[str, Any]:
-    """Send what waits for MLflow, end the night's run there, and tidy up. Doing it twice changes nothing.
+    """Send the waiting records, end the night's run in MLflow and clean up. A second call changes nothing.
 
     Raises:
         TemporaryError: the tracking server does not answer; the records wait, and nothing is removed.
     """
     checkout, facts = checkout_of(run_id), facts_of(run_id)
-    known = [folder for folder in (facts, checkout) if (folder / NIGHT).exists()]
-    if not known:
+    folders = [folder for folder in (facts, checkout) if (folder / NIGHT).exists()]
+    if not folders:
         log.warning("run %s was never opened: nothing to close", run_id)
         return {"records_waiting": 0}
-    record(load_night(known[0]), checkout, state, failed)
+    record(load_night(folders[0]), checkout, state, failed)
     if state != State.failed:
         remove(checkout)
     remove_old(checkout.parent)
@@ -64,7 +64,7 @@ def close_run(run_id: str, state: str, failed: list[str]) -> dict[str, Any]:
 
 
 def record(night: Night, checkout: Path, state: str, failed: list[str]) -> None:
-    """Send the records that wait in the checkout and end the night's run in MLflow; a dry run has none."""
+    """Send the records in the checkout's outbox and end the night's run in MLflow; a dry run has no run."""
     outbox = checkout / OUTBOX
     if waiting(outbox):
         with experiment():
@@ -74,19 +74,19 @@ def record(night: Night, checkout: Path, state: str, failed: list[str]) -> None:
 
 
 def remove(checkout: Path) -> None:
-    """Remove a checkout; what it held is in git, in the DVC remote and in MLflow."""
+    """Remove a checkout; its content is in git, in the DVC remote and in MLflow."""
     if checkout.exists():
         shutil.rmtree(checkout)
         log.info("%s removed", checkout)
 
 
 def remove_old(folder: Path) -> None:
-    """Remove the checkouts, and what killed attempts left of them, that were opened more than KEEP_DAYS ago."""
+    """Remove checkouts, and remains of killed attempts, that were opened more than KEEP_DAYS ago."""
     latest = time.time() - KEEP_DAYS * DAY_SECONDS
     for checkout in folder.iterdir() if folder.exists() else ():
         facts = checkout / NIGHT
         opened = facts if facts.exists() else checkout
-        with contextlib.suppress(FileNotFoundError):  # another run that closes was quicker
+        with contextlib.suppress(FileNotFoundError):  # another run removed it just now
             if opened.stat().st_mtime < latest:
                 remove(checkout)
 

@@ -1,7 +1,7 @@
-"""Commits and tags a green night, when all that a clone of it needs is in the remote.
+"""Commits and tags a green night, once the remote has everything that a clone of it needs.
 
-No branch is moved, so two nights that end together do not meet. A night that was really redone gets its tag moved;
-the commit that had it stays reachable, as a parent of the new one.
+No branch is moved, so two nights that end at the same time do not conflict. If a night is redone with other results,
+its tag moves; the earlier commit stays reachable as a parent of the new one.
 """
 
 import logging
@@ -39,11 +39,11 @@ def main() -> None:
 
 
 def commit_night(night: Night) -> dict[str, Any]:
-    """Tag the night in the repository; the commit that bears the tag already where nothing has changed.
+    """Tag the night in the repository; where nothing has changed, the tag and its commit stay.
 
     Raises:
-        UserError: a file that belongs to the night is missing.
-        TemporaryError: the remote or the repository cannot be reached, or someone else moved the tag just now.
+        UserError: a file of the night is missing.
+        TemporaryError: the remote or the repository cannot be reached, or another process has just moved the tag.
     """
     if night.dry_run:
         log.info("dry run: would commit and tag %s", night.tag)
@@ -61,9 +61,9 @@ def commit_night(night: Night) -> dict[str, Any]:
 
 
 def order_lock_file(lock: Any) -> None:
-    """Put the stages of dvc.lock into the order of their names.
+    """Sort the stages of dvc.lock by name.
 
-    Else the lock of a night would tell which of two stages that ran at the same time ended first.
+    Otherwise the lock of a night would depend on which of two parallel stages ended first.
     """
     from dvc.utils.serialize import dump_yaml
 
@@ -75,12 +75,14 @@ def order_lock_file(lock: Any) -> None:
 
 
 def tree_of_checkout() -> str:
-    """The git tree of the pinned commit with the night's files; the checkout's own index stays as it is."""
+    """The git tree of the pinned commit with the night's files; the checkout's own index is not changed."""
     index = {"GIT_INDEX_FILE": str((STATE / f"index-{os.getpid()}").absolute())}
     try:
         git("read-tree", "HEAD", environment=index)
-        listed = git("ls-files", "--modified", "--others", "--exclude-standard", "--", "*.gitignore", environment=index)
-        further = [name for name in (INTERACTIONS, *listed.splitlines()) if Path(name).exists()]
+        changed = git(
+            "ls-files", "--modified", "--others", "--exclude-standard", "--", "*.gitignore", environment=index
+        )
+        further = [name for name in (INTERACTIONS, *changed.splitlines()) if Path(name).exists()]
         git("add", "--force", "--", *NEEDED, *further, environment=index)
         return git("write-tree", environment=index)
     finally:
@@ -88,19 +90,19 @@ def tree_of_checkout() -> str:
 
 
 def tagged(night: Night, tree: str) -> str:
-    """The commit of `tree` that bears the night's tag at origin, made and pushed where there is none."""
+    """The commit of `tree` with the night's tag at origin; created and pushed where there is none."""
     name = f"refs/tags/{night.tag}"
-    there = git("ls-remote", "origin", name).split()
+    remote_tag = git("ls-remote", "origin", name).split()
     old = None
-    if there:
+    if remote_tag:
         git("fetch", "--quiet", "--no-tags", "origin", f"+{name}:{name}")
         old = git("rev-parse", f"{name}^{{commit}}")
         if git("rev-parse", f"{old}^{{tree}}") == tree:
             log.info("%s is up to date at %s", night.tag, old)
             return old
-        log.warning("%s moves: the night was done anew; its earlier commit %s stays as a parent", night.tag, old)
+        log.warning("%s moves: the night was redone; its earlier commit %s stays as a parent", night.tag, old)
     commit = new_commit(tree, [night.commit, *([old] if old else [])], message(night))
-    expected = there[0] if there else ""
+    expected = remote_tag[0] if remote_tag else ""
     git("push", "--quiet", f"--force-with-lease={name}:{expected}", "origin", f"{commit}:{name}")
     git("update-ref", name, commit)
     return commit
@@ -109,20 +111,20 @@ def tagged(night: Night, tree: str) -> str:
 def new_commit(tree: str, parents: list[str], text: str) -> str:
     """A new commit, on no branch."""
     deployment = Deployment.from_environment()
-    us = {
+    author = {
         "NAME": deployment.git_name,
         "EMAIL": deployment.git_email,
     }
-    identity = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in us.items()}
-    above = [part for parent in parents for part in ("-p", parent)]
-    return git("commit-tree", tree, *above, "-m", text, environment=identity)
+    identity = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in author.items()}
+    options = [part for parent in parents for part in ("-p", parent)]
+    return git("commit-tree", tree, *options, "-m", text, environment=identity)
 
 
 def message(night: Night) -> str:
-    """The commit's message: which night, what its training started from, and its figures."""
+    """The commit's message: the night, what its training started from, and its figures."""
     metrics = read_json(METRICS)
     origin = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["warm_start"]["commit"]
-    start = f"trained on from {origin[:10]}" if origin else "trained from scratch"
+    start = f"warm start from {origin[:10]}" if origin else "trained from scratch"
     lines = [f"Night {night.date} of {night.dataset}", "", f"Code {night.commit[:10]}, {start}; run {night.run_id}"]
     lines.append(f"target: {figures(metrics['target'], ('recall', 'ndcg'))}")
     for method, verified in metrics["methods"].items():

@@ -1,7 +1,7 @@
 """Ingest: the base night's interactions plus the feed's days since then, up to the night's date.
 
-What was there before is put away first, so a night that is run again, or a past date that is filled in later, gets
-what the base night (the greatest tag before the date) holds and nothing of a later day.
+First the interactions are replaced by those of the base night (the latest tag before the date). So a night that is run
+again, or a backfill of a past date, contains no later day.
 """
 
 import logging
@@ -58,16 +58,16 @@ def main() -> None:
 
 
 def base_date(night: Night) -> str | None:
-    """The last day that the base night has seen, YYYY-MM-DD: its tag ends with it; None: there is no base."""
+    """The last day of the base night, YYYY-MM-DD, which ends its tag; None: there is no base night."""
     return night.base_tag.rpartition("/")[2] if night.base_tag else None
 
 
 def restore(repo: "Repo", tag: str | None) -> bool:
-    """Put data/interactions into the state of the commit `tag`; returns whether that has any.
+    """Restore data/interactions from the commit `tag`; returns whether that commit has any.
 
     Raises:
         UserError: the checkout lacks the tag.
-        TemporaryError: the data are neither in the cache nor to be had from the remote.
+        TemporaryError: the data are neither in the cache nor in the remote.
     """
     pointer = _pointer_of(tag) if tag else None
     if pointer is None:
@@ -81,20 +81,20 @@ def restore(repo: "Repo", tag: str | None) -> bool:
 
 
 def _pointer_of(tag: str) -> str | None:
-    """The content of data/interactions.dvc in the commit `tag`; None where it has none."""
+    """The content of data/interactions.dvc in the commit `tag`; None: the commit has no such file."""
     if commit_named(tag) is None:
         raise UserError(f"the base night's tag {tag} is not in this checkout; open the night anew")
     return git_if_possible("show", f"{tag}:./{TRACKED}")
 
 
 def _check_out(repo: "Repo", target: str) -> None:
-    """Bring the files that the .dvc file `target` names, from the cache or else from the remote."""
+    """Check out the files of the .dvc file `target`, from the cache or else from the remote."""
     from dvc.exceptions import CheckoutError
 
     try:
         repo.checkout([target], force=True)
     except CheckoutError:
-        log.info("%s: not whole in the cache; pulling it from the remote", target)
+        log.info("%s: incomplete in the cache; pulling it from the remote", target)
         try:
             repo.pull([target], force=True)
         except CheckoutError as error:
@@ -102,7 +102,7 @@ def _check_out(repo: "Repo", target: str) -> None:
 
 
 def _append(feed: Feed, after: str | None, night: Night) -> dict[str, int]:
-    """Append what is new; data/interactions stays as it is when nothing is, or when a file is wrong."""
+    """Append the new days; without any, or with a damaged file, data/interactions stays unchanged."""
     with changing(INTERACTIONS) as folder:
         new = append(folder, feed, after=after, until=night.date)
         if not sum(new.values()) and night.force is None:
@@ -110,23 +110,23 @@ def _append(feed: Feed, after: str | None, night: Night) -> dict[str, int]:
         if not num_interactions(folder):
             raise UserError(f"{feed.folder}: no interactions up to {night.date}; a first night needs some")
     if night.date not in feed.days and night.date not in new:
-        log.warning("%s has no file of %s; one that comes later is not taken over", feed.folder, night.date)
+        log.warning("%s has no file of %s; a file that arrives later is not ingested", feed.folder, night.date)
     return new
 
 
 def _nothing(feed: Feed, after: str | None, until: str, empty: list[str]) -> str:
     span = f"after {after} up to {until}" if after else f"up to {until}"
-    found = f"only empty files ({_listed(empty)})" if empty else "no file"
-    newest = f"its newest day is {max(feed.days)}" if feed.days else "it holds no day at all"
-    return f"no new interactions: looked in {feed.folder} for the days {span} and found {found}; {newest}"
+    files = f"only empty files ({_listed(empty)})" if empty else "no file"
+    newest = f"its newest day is {max(feed.days)}" if feed.days else "it has no day at all"
+    return f"no new interactions: looked in {feed.folder} for the days {span} and found {files}; {newest}"
 
 
 def _warn_of_late_days(feed: Feed, after: str, nightly: Nightly) -> None:
     recent = date.fromisoformat(after) - timedelta(days=nightly.checks.window_days)
     if late := late_days(INTERACTIONS, feed, until=after, recent=recent.isoformat()):
         log.warning(
-            "%s: not taken over, their nights are closed: %s came later or changed since; to take them over, delete "
-            "the tags of the nights from %s on and run these nights again",
+            "%s: not ingested, because their nights are closed: %s arrived late or changed since; to ingest them, "
+            "delete the tags of the nights from %s on and run these nights again",
             *(feed.folder, _listed(late), late[0]),
         )
 

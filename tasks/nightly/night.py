@@ -1,7 +1,7 @@
 """The facts of one night, fixed when it is opened: night.json in its checkout.
 
-Every later command of the night runs in the checkout and reads them there, so a task that is tried again, tomorrow
-or on another machine, works on the same commit, day, champion and thresholds.
+Every later command of the night runs in the checkout and reads them there. So a task that is retried, tomorrow or on
+another machine, works on the same commit, day, champion and thresholds.
 """
 
 from pathlib import Path
@@ -24,14 +24,14 @@ class Night(BaseModel):
         dataset: name of the preset, presets/DATASET.yaml.
         methods: draft alignment methods trained and evaluated.
         commit: of the code, pinned.
-        tag: that the night gets when it is green.
-        base_tag: tag of the night whose interactions this one appends to; None: from nothing.
+        tag: of the night's commit; set when the night is green.
+        base_tag: tag of the night to whose interactions this one appends; None: the first night.
         champion: None where no model is in service yet.
         warm_start: whether training starts from the champion.
         force: stage that runs even if it is up to date ("all" for every one); None: none.
-        dry_run: say what would be done; run no stage, commit and register nothing.
+        dry_run: report what would be done; run no stage, commit and register nothing.
         mlflow_run_id: the parent run.
-        gate: thresholds given for this night, beside those of the preset.
+        gate: thresholds of this night that differ from the preset's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,7 +1,7 @@
 """Opens a night: a private checkout at a pinned commit, with the night's params, and its run in MLflow.
 
-The facts of a night (commit, champion, tag of the night before) are found once and kept; a run that is tried again,
-or cleared and run again after its checkout was removed, works on the same ones.
+The facts of a night (commit, champion, tag of the previous night) are determined once. A retry, or a run that is
+cleared after its checkout was removed, works on the same facts.
 """
 
 import json
@@ -45,7 +45,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @dataclass(frozen=True)
 class Request:
-    """What the caller asked for; see the options of the command."""
+    """The options of the command."""
 
     run_id: str
     date: str
@@ -63,25 +63,27 @@ def main(
     run_id: Annotated[str, typer.Option(help="Of the DAG run.")],
     date: Annotated[str, typer.Option(help="The day whose interactions come in, YYYY-MM-DD (UTC).")],
     dataset: Annotated[str, typer.Option(help="Name of the preset.")],
-    methods: Annotated[str, typer.Option(help="Draft methods, with commas; none: those of the preset.")] = "",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit; none: ATSPEED_REVISION, HEAD.")] = None,
-    full_retrain: Annotated[bool, typer.Option("--full-retrain", help="Start from no champion.")] = False,
-    force: Annotated[str | None, typer.Option(help="A stage that runs in any case, or all.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; train nothing.")] = False,
+    methods: Annotated[
+        str, typer.Option(help="Draft methods, separated by commas; default: those of the preset.")
+    ] = "",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit; default: ATSPEED_REVISION.")] = None,
+    full_retrain: Annotated[bool, typer.Option("--full-retrain", help="Train from scratch.")] = False,
+    force: Annotated[str | None, typer.Option(help="A stage that runs even if it is up to date, or all.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be done; train nothing.")] = False,
     gate: Annotated[str, typer.Option(help="Thresholds of this night, as JSON.")] = "{}",
 ) -> None:
-    """Make the night's private checkout and its run in MLflow; answer where and what they are."""
+    """Create the night's private checkout and its run in MLflow; answer with both."""
     with command("open_run"):
-        named = [name.strip() for name in methods.split(",") if name.strip()]
+        names = [name.strip() for name in methods.split(",") if name.strip()]
         thresholds = thresholds_in(gate)
-        answer(open_night(Request(run_id, date, dataset, named, revision, full_retrain, force, dry_run, thresholds)))
+        answer(open_night(Request(run_id, date, dataset, names, revision, full_retrain, force, dry_run, thresholds)))
 
 
 def open_night(request: Request) -> dict[str, Any]:
-    """The night's checkout and facts: those it has already, or new ones.
+    """The night's checkout and facts: the existing ones, or new ones.
 
     Raises:
-        UserError: the request, the preset or the params are wrong; nothing is left behind then.
+        UserError: the request, the preset or the params are wrong; then nothing is left behind.
         TemporaryError: the shared folder, the repository or the tracking server cannot be reached.
     """
     check_request(request)
@@ -103,55 +105,55 @@ def open_night(request: Request) -> dict[str, Any]:
 
 
 def check_request(request: Request) -> None:
-    """Refuse what no repository or preset is needed to refuse.
+    """Check what can be checked without repository and preset.
 
     Raises:
-        UserError: the run id or the date is wrong, or nobody said where the tracking server is.
+        UserError: the run id or the date is wrong, or no tracking server is specified.
     """
     if Deployment.from_environment().tracking_uri is None:
         raise UserError(f"{TRACKING_URI} is not set; name the tracking server, the same on all machines")
     if not re.fullmatch(r"[\w.~:+-]+", request.run_id):
-        raise UserError(f"--run-id '{request.run_id}': letters, digits and _ . ~ : + - only")
+        raise UserError(f"--run-id '{request.run_id}': use only letters, digits and _ . ~ : + -")
     try:
         day = date.fromisoformat(request.date)
     except ValueError:
-        raise UserError(f"--date '{request.date}': no day; write it like 2016-10-05") from None
+        raise UserError(f"--date '{request.date}': not a day; write it like 2016-10-05") from None
     if day.isoformat() != request.date:
         raise UserError(f"--date '{request.date}': write it like {day.isoformat()}")
     if day > datetime.now(UTC).date():
-        raise UserError(f"--date {request.date} lies in the future (it is {datetime.now(UTC):%Y-%m-%d} in UTC)")
+        raise UserError(f"--date {request.date} is in the future (today is {datetime.now(UTC):%Y-%m-%d} in UTC)")
 
 
 def check_same(request: Request, night: Night) -> None:
-    """Refuse another night under a run id that has one.
+    """Refuse a second night with the same run id.
 
     Raises:
         UserError: date or data set differ.
     """
-    asked, opened = f"{request.date} of {request.dataset}", f"{night.date} of {night.dataset}"
-    if asked != opened:
-        raise UserError(f"run {request.run_id} was opened for {opened}, not for {asked}; choose another --run-id")
+    requested, existing = f"{request.date} of {request.dataset}", f"{night.date} of {night.dataset}"
+    if requested != existing:
+        raise UserError(f"run {request.run_id} was opened for {existing}, not for {requested}; choose another --run-id")
 
 
 def build(request: Request, checkout: Path, facts: Path) -> None:
-    """Clone into `checkout` and settle what the night works on, or take it from its `facts` if it has been opened."""
-    known = load_night(facts) if (facts / NIGHT).exists() else None
+    """Clone into `checkout` and determine the facts of the night, unless `facts` has them from an earlier opening."""
+    earlier = load_night(facts) if (facts / NIGHT).exists() else None
     clone(checkout)
-    revision = known.commit if known else request.revision or Deployment.from_environment().revision
+    revision = earlier.commit if earlier else request.revision or Deployment.from_environment().revision
     commit = check_out(revision, checkout)
     configure(checkout)
-    if known:
+    if earlier:
         shutil.copyfile(facts / PARAMS, checkout / PARAMS)
-    night = known or settle(request, commit, checkout)
-    # It names data of whoever committed the code, which may lie in no cache of ours: a stage that DVC takes for up to
-    # date could then not be fetched. What has been run before comes back through DVC's run cache.
+    night = earlier or new_night(request, commit, checkout)
+    # dvc.lock names data of whoever committed the code, and no cache of ours may have them: DVC would consider a stage
+    # up to date and fail to fetch its outputs. DVC's run cache restores what the nights have run before.
     (checkout / LOCK_FILE).unlink(missing_ok=True)
     wire_methods(checkout, night.methods)
     night.save(checkout)
 
 
 def keep_facts(checkout: Path, facts: Path) -> None:
-    """Keep what was settled for a time when the checkout is gone."""
+    """Save the facts in a place that outlives the checkout."""
     if not (facts / NIGHT).exists():
         with replacing(facts) as temporary:
             temporary.mkdir()
@@ -159,8 +161,8 @@ def keep_facts(checkout: Path, facts: Path) -> None:
                 shutil.copyfile(checkout / name, temporary / name)
 
 
-def settle(request: Request, commit: str, checkout: Path) -> Night:
-    """Check the request against the repository, lay its params and open its run in MLflow; returns the facts.
+def new_night(request: Request, commit: str, checkout: Path) -> Night:
+    """Check the request against the repository, set the params and open the run in MLflow; returns the facts.
 
     Raises:
         UserError: there is no such preset, method or stage, or a param or threshold is wrong.
@@ -170,7 +172,7 @@ def settle(request: Request, commit: str, checkout: Path) -> Night:
     check_stage(request.force, checkout)
     preset.nightly.gate.with_changes(request.gate)  # refuses what the gate would not understand
     methods = known_methods(request.methods or list(preset.methods))
-    set_params(checkout, request.dataset, preset, None)  # faults are found before a server is asked
+    set_params(checkout, request.dataset, preset, None)  # errors are found before a request to a server
     champion = current_champion(request.dataset)
     origin = None if starts_cold(request, preset) else warm_start_from(request, champion, checkout)
     set_params(checkout, request.dataset, preset, origin)
@@ -206,19 +208,19 @@ def thresholds_in(text: str) -> dict[str, Any]:
     """The JSON object in `text`.
 
     Raises:
-        UserError: it is none.
+        UserError: it is no JSON object.
     """
     try:
         value = json.loads(text)
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise UserError(f"--gate '{text}': no JSON object; write it like {{\"tolerance\": 0.02}}")
+        raise UserError(f"--gate '{text}': not a JSON object; write it like {{\"tolerance\": 0.02}}")
     return value
 
 
 def starts_cold(request: Request, preset: Preset) -> bool:
-    """Whether this night takes nothing over from a champion, by wish or because the preset says every so many days."""
+    """Whether this night trains from scratch, on request or because `full_retrain_days` of the preset have passed."""
     days = preset.nightly.full_retrain_days
     return request.full_retrain or (days > 0 and date.fromisoformat(request.date).toordinal() % days == 0)
 
@@ -226,13 +228,15 @@ def starts_cold(request: Request, preset: Preset) -> bool:
 def warm_start_from(request: Request, champion: Champion | None, checkout: Path) -> str | None:
     """The commit whose models training starts from; None: from scratch.
 
-    A champion that has seen the night's day or a later one, in a backfill, is passed over for the newest accepted
-    model that has not.
+    In a backfill the champion may have been trained on the night's day or a later one. Then it is the newest accepted
+    model that was not.
     """
     if champion and champion.date >= request.date:
         champion = accepted_before(request.dataset, request.date)
     if champion and commit_named(champion.commit, checkout) is None:
-        log.warning("the repository lacks commit %s of champion %s: cold start", champion.commit, champion.version)
+        log.warning(
+            "the repository lacks commit %s of champion %s: training from scratch", champion.commit, champion.version
+        )
         return None
     return champion.commit if champion else None
 

@@ -1,4 +1,4 @@
-"""A night's run in MLflow, below which its stages are: opened first of all, ended by close_run."""
+"""The MLflow run of a night, parent of the runs of its stages: opened by open_run, ended by close_run."""
 
 import logging
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from tasks.mlflow_store import allowed_name, experiment, find_or_create_run
 from tasks.nightly.night import Night
 from tasks.tracking import PIPELINE_RUN, STATE
 
-CHECKS = Path("checks.json")  # what check_interactions measured
+CHECKS = Path("checks.json")  # written by check_interactions
 FAILED = "atspeed.failed_tasks"
 NOTE = "mlflow.note.content"
 STATUS = {"success": "FINISHED", "skipped": "FINISHED", "failed": "FAILED"}
@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 
 
 def open_parent(night: Night, warm_start: str | None) -> str:
-    """The id of the night's run, which is made when there is none; its stages find it by their pipeline run.
+    """The id of the night's run, created if there is none; its stages find it by their pipeline run.
 
     Args:
         night: its facts.
-        warm_start: the commit that training starts from.
+        warm_start: the commit from whose models training starts.
 
     Raises:
         TemporaryError: the tracking server does not answer.
@@ -45,7 +45,7 @@ def open_parent(night: Night, warm_start: str | None) -> str:
 
 
 def reopen_parent(run_id: str) -> None:
-    """Say that a run that was closed goes on, for its tasks were cleared."""
+    """Mark a closed run as running again, after its tasks were cleared."""
     with experiment() as (client, _):
         client.set_tag(run_id, STATE, "open")
         client.update_run(run_id, status="RUNNING")
@@ -70,7 +70,7 @@ def close_parent(run_id: str, state: str, failed: list[str], checkout: Path) -> 
 
 
 def check_figures(checks: list[dict[str, Any]]) -> Iterator[tuple[str, float, int]]:
-    """The figures of the data checks as (name, value, step), the step counting the days that came in."""
+    """The figures of the data checks as (name, value, step); the step is the index of the new day."""
     days = sorted({check["day"] for check in checks})
     for check in checks:
         if check["value"] is not None:
@@ -79,5 +79,5 @@ def check_figures(checks: list[dict[str, Any]]) -> Iterator[tuple[str, float, in
 
 def _note(state: str, failed: list[str]) -> str:
     if state == "skipped":
-        return "Nothing to do: no interactions came in for this day, so nothing was trained."
+        return "Nothing to do: no interactions arrived for this day, so nothing was trained."
     return f"Failed: {', '.join(failed) or 'the run'}." if state == "failed" else "A green night."

@@ -1,6 +1,6 @@
-"""Register the night's target, draft and recommender in MLflow, with all that the gate needs to judge them.
+"""Registers the night's target, draft and recommender in MLflow, with everything that the gate needs.
 
-The weights stay in the DVC remote: the versions of target and draft are external models that name commit, path and
+The weights stay in the DVC remote: the versions of target and draft are external models that specify commit, path and
 digest, and the recommender is a models-from-code file that fetches them by commit.
 """
 
@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 
 @app.command()
 def main() -> None:
-    """Register the night's models and leave the gate's evidence (in a night's checkout, after commit_night)."""
+    """Register the night's models and store the gate's evidence (in a night's checkout, after commit_night)."""
     with command("register_challenger"):
         night = load_night()
         if night.dry_run:
@@ -68,17 +68,17 @@ def main() -> None:
 def register(client: "MlflowClient", challenger: Challenger) -> str:
     """Register the three versions, once; returns the recommender's.
 
-    The recommender's version is made last and with all its tags: who was killed before finds none and goes on.
+    The recommender's version is created last, with all its tags: an attempt after a kill finds none and resumes.
     """
     upload_evidence(client, challenger)
-    known = find_version(client, challenger, RECOMMENDER)
-    if known is None:
-        fetch_for_deployment(challenger.commit, challenger.method)  # can it be served at all?
+    registered = find_version(client, challenger, RECOMMENDER)
+    if registered is None:
+        fetch_for_deployment(challenger.commit, challenger.method)  # fails here rather than when it is served
         log_dataset(client, challenger)
         parts = {part: register_part(client, challenger, part) for part in PARTS}
         tags = {version_tag(part): version for part, version in parts.items()}
-        known = create_version(client, challenger, RECOMMENDER, log_recommender(client, challenger), tags)
-    version, name = str(known.version), challenger.name(RECOMMENDER)
+        registered = create_version(client, challenger, RECOMMENDER, log_recommender(client, challenger), tags)
+    version, name = str(registered.version), challenger.name(RECOMMENDER)
     if version not in (version_of(client, name, CHAMPION), version_of(client, name, PREVIOUS)):
         set_alias(client, challenger.night.dataset, CHALLENGER, version)
     log.info("%s version %s: %s of %s", name, version, challenger.method, challenger.night.tag)
@@ -94,11 +94,11 @@ def upload_evidence(client: "MlflowClient", challenger: Challenger) -> None:
 
 
 def find_version(client: "MlflowClient", challenger: Challenger, part: str) -> "ModelVersion | None":
-    """The version that an earlier try registered for this run, commit and method."""
+    """The version that an earlier attempt registered for this run, commit and method."""
     wanted = {name: challenger.tags[name] for name in (RUN, COMMIT, METHOD)}
     conditions = [f"name = '{challenger.name(part)}'", f"tags.`{RUN}` = '{challenger.run}'"]
-    found = client.search_model_versions(" and ".join(conditions))
-    return next((version for version in found if wanted.items() <= version.tags.items()), None)
+    versions = client.search_model_versions(" and ".join(conditions))
+    return next((version for version in versions if wanted.items() <= version.tags.items()), None)
 
 
 def create_version(
@@ -124,16 +124,16 @@ def create_version(
 
 
 def register_part(client: "MlflowClient", challenger: Challenger, part: str) -> str:
-    """The version of target or draft: an external model that names commit, path and digest of its weights."""
-    if known := find_version(client, challenger, part):
-        return str(known.version)
+    """The version of target or draft: an external model with commit, path and digest of its weights."""
+    if registered := find_version(client, challenger, part):
+        return str(registered.version)
     path = paths_of(challenger.method)[part]
-    where = {"atspeed.path": str(path), "atspeed.md5": challenger.digests[str(path)]}
-    return str(create_version(client, challenger, part, log_part(challenger, part, path, where), where).version)
+    source = {"atspeed.path": str(path), "atspeed.md5": challenger.digests[str(path)]}
+    return str(create_version(client, challenger, part, log_part(challenger, part, path, source), source).version)
 
 
 def log_part(challenger: Challenger, part: str, path: Path, tags: dict[str, str]) -> "LoggedModel":
-    """Log target or draft as a model whose weights lie elsewhere, with its signature and an example beside it."""
+    """Log target or draft as an external model, with its signature and an input example."""
     import mlflow
     from mlflow.models import Model
 
@@ -146,21 +146,21 @@ def log_part(challenger: Challenger, part: str, path: Path, tags: dict[str, str]
         experiment_id=mlflow.get_run(challenger.run).info.experiment_id,
     )
     with tempfile.TemporaryDirectory() as temporary:
-        folder, about = Path(temporary), Model.load(f"models:/{model.model_id}")
-        about.signature = schema.weights_signature(path)
+        folder, metadata = Path(temporary), Model.load(f"models:/{model.model_id}")
+        metadata.signature = schema.weights_signature(path)
         history = load_full_examples(PROCESSED, "test")[0].history
         example = schema.weights_example(path, history, challenger.params.prepare_data.max_history)
-        about.saved_input_example_info = schema.save_example(example, folder)
-        about.save(folder / "MLmodel")
+        metadata.saved_input_example_info = schema.save_example(example, folder)
+        metadata.save(folder / "MLmodel")
         mlflow.MlflowClient().log_model_artifacts(model.model_id, str(folder))
     return model
 
 
 def log_recommender(client: "MlflowClient", challenger: Challenger) -> "LoggedModel":
-    """Log the recommender: code that fetches the weights, its manifest, and the figures it was judged by."""
+    """Log the recommender: code that fetches the weights, its manifest, and its figures."""
     import mlflow
 
-    made, catalog = manifest(challenger), Catalog.load(IDENTIFIERS / "identifiers.json")
+    config, catalog = manifest(challenger), Catalog.load(IDENTIFIERS / "identifiers.json")
     model = client.create_logged_model(
         experiment_id=client.get_run(challenger.run).info.experiment_id,
         name=challenger.name(RECOMMENDER),
@@ -172,22 +172,22 @@ def log_recommender(client: "MlflowClient", challenger: Challenger) -> "LoggedMo
     mlflow.pyfunc.log_model(
         model_id=model.model_id,
         python_model=str(schema.MODEL_FILE),
-        model_config=made,
+        model_config=config,
         signature=schema.recommender_signature(),
         input_example=schema.recommender_example(load_full_examples(PROCESSED, "test"), catalog),
-        pip_requirements=[requirement(made["repository"], challenger.commit)],
+        pip_requirements=[requirement(config["repository"], challenger.commit)],
     )
     log_figures(client, challenger, model.model_id)
     return client.get_logged_model(model.model_id)
 
 
 def requirement(repository: str, commit: str) -> str:
-    """What pip installs where the recommender is served in an environment of its own: this project at the commit."""
+    """The pip requirement of an environment that serves the recommender: this project at the commit."""
     return f"atspeed-nightly @ git+{as_url(repository)}@{commit}"
 
 
 def log_dataset(client: "MlflowClient", challenger: Challenger) -> None:
-    """The processed data of the night, as the parent run's input."""
+    """Log the processed data of the night as the parent run's input."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     name, digest = challenger.data
@@ -199,7 +199,7 @@ def log_dataset(client: "MlflowClient", challenger: Challenger) -> None:
 
 
 def log_figures(client: "MlflowClient", challenger: Challenger, model_id: str) -> None:
-    """The figures at the judged K, tied to the recommender and the data."""
+    """Log the figures at the K of the gate, linked to the recommender and the data."""
     name, digest = challenger.data
     for figure in FIGURES:
         client.log_metric(

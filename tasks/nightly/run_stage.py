@@ -1,13 +1,12 @@
 """Brings one DVC stage of the night's checkout up to date and its outputs to the remote.
 
-Stages of different methods may run at the same time in one checkout. An attempt that was killed leaves nothing
-running (the stage's processes end with this one, see tasks/processes.py), and the next attempt succeeds.
+Stages of different methods may run at the same time in one checkout. A killed attempt leaves no process behind
+(those of the stage end with this one, see tasks/processes.py), and the next attempt succeeds.
 """
 
 import fcntl
 import logging
 import os
-import re
 import signal
 import sys
 import time
@@ -22,7 +21,7 @@ import yaml
 from atspeed_core.errors import TemporaryError, UserError
 from tasks.deployment.checkout import STATE
 from tasks.deployment.command import answer, command
-from tasks.deployment.dvc_project import causes, drop_stale_locks, dvc_project, guard_lock_file, push
+from tasks.deployment.dvc_project import drop_stale_locks, dvc_project, exit_code_in, guard_lock_file, push
 from tasks.environment import RUN_ID
 from tasks.nightly.night import Night, load_night
 from tasks.processes import end_orphans, end_tree, own_children
@@ -32,7 +31,6 @@ if TYPE_CHECKING:  # takes a second to import
 
 WAIT_SECONDS = 20.0  # for an earlier attempt, killed elsewhere, to notice and end
 POLL_SECONDS = 0.5
-SIGNALLED = 128  # a shell's exit code for a command that a signal ended is above this
 
 log = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -41,7 +39,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     stage: Annotated[str, typer.Argument(help="Stage of dvc.yaml.")],
-    method: Annotated[str | None, typer.Option(help="Draft method, for a stage that has one each.")] = None,
+    method: Annotated[str | None, typer.Option(help="Draft method, for a stage that runs once per method.")] = None,
 ) -> None:
     """Run a stage of the night in this checkout if it is out of date, and push what it wrote."""
     with command("run_stage"):
@@ -54,14 +52,14 @@ def target_of(stage: str, method: str | None, night: Night) -> str:
     """The stage as DVC names it, STAGE or STAGE@METHOD.
 
     Raises:
-        UserError: dvc.yaml holds no such stage, or the method is missing, superfluous or not of this night.
+        UserError: dvc.yaml has no such stage, or the method is missing, superfluous or not one of this night.
     """
     stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
     if stage not in stages:
-        raise UserError(f"'{stage}': no stage of dvc.yaml; known: {', '.join(stages)}")
+        raise UserError(f"'{stage}': not a stage of dvc.yaml; known: {', '.join(stages)}")
     if "matrix" not in stages[stage]:
         if method is not None:
-            raise UserError(f"stage {stage} is the same for all methods; leave --method out")
+            raise UserError(f"stage {stage} is the same for all methods; omit --method")
         return stage
     if method not in night.methods:
         raise UserError(f"stage {stage}: --method must be one of {', '.join(night.methods)}")
@@ -69,7 +67,7 @@ def target_of(stage: str, method: str | None, night: Night) -> str:
 
 
 def bring_up_to_date(night: Night, target: str) -> dict[str, Any]:
-    """Reproduce and push one stage, or say what would be done in a dry run."""
+    """Reproduce and push one stage; in a dry run, report what would be done."""
     started = time.monotonic()
     os.environ[RUN_ID] = night.run_id
     with only_attempt(target):
@@ -89,9 +87,9 @@ def bring_up_to_date(night: Night, target: str) -> dict[str, Any]:
 
 
 def reproduce(repo: "Repo", night: Night, target: str) -> bool:
-    """Run the stage if it is out of date or forced; returns whether its command ran.
+    """Run the stage if it is stale or forced; returns whether its command ran.
 
-    Where the stage's command fails this process ends with the same exit code; its last line says why.
+    If the stage's command fails, this process ends with the same exit code; the last line of the log states the reason.
     """
     from dvc.exceptions import ReproductionError
 
@@ -105,7 +103,7 @@ def reproduce(repo: "Repo", night: Night, target: str) -> bool:
             repo.reproduce(target, single_item=True, pull=True, allow_missing=True, force=force)
         except ReproductionError as error:
             if code := exit_code_in(error):
-                end_orphans(Path())  # what a stage that was killed had started
+                end_orphans(Path())  # processes of a stage that was killed
                 sys.exit(code)
             raise
     if force:
@@ -115,34 +113,22 @@ def reproduce(repo: "Repo", night: Night, target: str) -> bool:
 
 
 def would_run(repo: "Repo", target: str) -> bool:
-    """Whether a stage, or one that it depends on, is out of date; data that are only elsewhere do not count."""
+    """Whether a stage, or one that it depends on, is stale; data that are only in the remote do not make it so."""
     with repo.lock:
-        graph = repo.index.graph  # from a stage to those that it depends on
-        found = list(repo.stage.collect(target))
-        for stage in found:  # grows meanwhile
+        graph = repo.index.graph  # edges from a stage to those that it depends on
+        stages = list(repo.stage.collect(target))
+        for stage in stages:  # grows within the loop
             if stage.changed(allow_missing=True):
                 return True
-            found += [below for below in graph.successors(stage) if below not in found]
+            stages += [dependency for dependency in graph.successors(stage) if dependency not in stages]
     return False
 
 
 def pull_inputs(repo: "Repo", target: str) -> None:
-    """Fetch what a stage reads and an up-to-date stage before it left in the remote: by force, DVC does not."""
+    """Fetch the inputs of a stage that are only in the remote; DVC does not when a stage is forced."""
     (stage,) = repo.stage.collect(target)
     if missing := [dep.def_path for dep in stage.deps if not dep.exists]:
         repo.pull(missing)
-
-
-def exit_code_in(error: BaseException) -> int | None:
-    """The exit code of the stage's command behind an error of DVC; 1 where a signal ended it; None: it did not fail."""
-    from dvc.stage.exceptions import StageCmdFailedError
-
-    for cause in causes(error):
-        if isinstance(cause, StageCmdFailedError):
-            found = re.search(r"exited with (-?\d+)$", str(cause))
-            code = int(found[1]) if found else 1
-            return code if 0 < code < SIGNALLED else 1
-    return None
 
 
 class _CommandsRun(logging.Filter):
@@ -166,10 +152,10 @@ class _CommandsRun(logging.Filter):
 
 @contextmanager
 def only_attempt(target: str) -> Iterator[None]:
-    """Hold the lock of this stage in this checkout, which ends with the process wherever it runs.
+    """Hold the lock of this stage in this checkout; it is released when the process ends, on any machine.
 
     Raises:
-        TemporaryError: another attempt holds it and goes on holding it.
+        TemporaryError: another attempt holds it for longer than WAIT_SECONDS.
     """
     path = STATE / "attempts" / target
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""The gate's evidence: what a night leaves with its parent run in MLflow, and how it is read back.
+"""The gate's evidence: artifacts of a night's parent run in MLflow, written here and read back.
 
-The gate needs no checkout: the figures of challenger and champion, one row a user, and the night's thresholds are
+The gate needs no checkout: the figures of challenger and champion, one row per user, and the night's thresholds are
 artifacts in gate/ of the parent run.
 """
 
@@ -26,13 +26,13 @@ STAGE = "evaluation of the night"
 
 @dataclass(frozen=True)
 class NightEvidence:
-    """What the gate reads.
+    """The evidence of one night.
 
     Attributes:
         challenger: content of results/METHOD.json.
-        challenger_users: its rows of strict verification, one a user and K.
+        challenger_users: its rows of strict verification, one per user and K.
         champion: content of results/champion.json; None where the night had no champion.
-        champion_users: its rows.
+        champion_users: its rows, likewise.
         gate: thresholds of the night.
     """
 
@@ -44,23 +44,23 @@ class NightEvidence:
 
 
 def collect(folder: Path, method: str, gate: Gate) -> None:
-    """Put the evidence of a night, in the current folder, into `folder`."""
+    """Copy the evidence of the night in the current checkout into `folder`."""
     folder.mkdir(parents=True)
     for role, name in (("challenger", method), ("champion", "champion")):
         figures, users = RESULTS / f"{name}.json", RESULTS / "per_user" / f"{name}.parquet"
         if role == "challenger" or figures.exists():
             write_json(folder / f"{role}.json", read_stage_json(figures, STAGE))
             read_stage_parquet(users, STAGE).to_parquet(folder / f"{role}.parquet", index=False)
-        else:  # an earlier try may have left those of a champion behind
+        else:  # an earlier attempt may have written those of a champion
             write_json(folder / f"{role}.json", None)
     write_json(folder / "thresholds.json", gate.model_dump())
 
 
 def read(folder: Path, changes: Json) -> NightEvidence:
-    """Read what `collect` wrote; `changes` stand before the night's thresholds.
+    """Read what `collect` wrote; `changes` override thresholds of the night.
 
     Raises:
-        UserError: `changes` hold an unknown threshold or a wrong value.
+        UserError: `changes` contain an unknown threshold or a wrong value.
     """
     has_champion = read_json(folder / "champion.json") is not None
     return NightEvidence(
@@ -73,12 +73,12 @@ def read(folder: Path, changes: Json) -> NightEvidence:
 
 
 def thresholds(gate: Gate) -> Thresholds:
-    """The part of the settings that is judged."""
+    """The thresholds that the verdict depends on."""
     return Thresholds(**{name: getattr(gate, name) for name in Thresholds.__dataclass_fields__})
 
 
 def evidence(figures: Json, users: pd.DataFrame, k: int, version: str, date: str) -> Evidence:
-    """Evidence at `k`; what the files do not hold is missing in it."""
+    """Evidence at `k`; a figure that is not in the files is None."""
     by_k = figures["verifications"][VERIFICATION]
     at_k = by_k.get(str(k), {})
     rows = users[users["k"] == k]
@@ -89,7 +89,7 @@ def evidence(figures: Json, users: pd.DataFrame, k: int, version: str, date: str
         users=tuple(rows["user_id"]),
         recall=rows["recall"].to_numpy(dtype=np.float64),
         ndcg=rows["ndcg"].to_numpy(dtype=np.float64),
-        identical_lists={int(key): found.get("identical_lists") for key, found in by_k.items()},
+        identical_lists={int(key): figures_at_k.get("identical_lists") for key, figures_at_k in by_k.items()},
         accepted_steps=at_k.get("accepted_steps"),
         walltime_speedup=at_k.get("walltime_speedup"),
         latency_ms_p95=at_k.get("latency_ms_p95"),

@@ -1,4 +1,4 @@
-"""May a registered challenger take the champion's place? Evidence is read from MLflow, the verdict written there."""
+"""Decides whether a challenger may become champion. The evidence is read from MLflow, the verdict written there."""
 
 import json
 import logging
@@ -47,10 +47,10 @@ log = logging.getLogger(__name__)
 @app.command()
 def main(
     dataset: Annotated[str, typer.Option(help="The preset's name.")],
-    version: Annotated[str, typer.Option(help="Version of the registered recommender; none: the challenger.")] = "",
-    gate: Annotated[str, typer.Option(help="Thresholds instead of the night's, as JSON.")] = "{}",
+    version: Annotated[str, typer.Option(help="Version of the registered recommender; default: the challenger.")] = "",
+    gate: Annotated[str, typer.Option(help="Thresholds that differ from the night's, as JSON.")] = "{}",
     approved: Annotated[
-        bool, typer.Option("--approved", help="A person agrees, where the preset asks for one.")
+        bool, typer.Option("--approved", help="A person approves, where the preset requires it.")
     ] = False,
 ) -> None:
     """Judge a version and tag it, and its night, with the verdict; a refusal ends with exit code 99."""
@@ -58,13 +58,13 @@ def main(
         with mlflow_client() as client:
             version = version or challenger(client, dataset)
             verdict, approval = judge_version(client, dataset, version, parse_changes(gate))
-        told = {"accepted": verdict.accepted, "reasons": list(verdict.reasons), "approval": approval}
-        answer({"dataset": dataset, "version": version, **told})
+        decision = {"accepted": verdict.accepted, "reasons": list(verdict.reasons), "approval": approval}
+        answer({"dataset": dataset, "version": version, **decision})
         if not verdict.accepted:
             raise NothingToDo(f"version {version} is refused: {'; '.join(verdict.reasons)}")
         if approval and not approved:
             raise NothingToDo(
-                f"version {version} is accepted and waits for a person: trigger promote with it, approved"
+                f"version {version} is accepted and waits for approval: trigger promote with this version and Approved"
             )
 
 
@@ -72,7 +72,7 @@ def challenger(client: "MlflowClient", dataset: str) -> str:
     """The version that was registered last.
 
     Raises:
-        UserError: there is none that has not been promoted.
+        UserError: there is none, or it was promoted.
     """
     name = registered_name(dataset, RECOMMENDER)
     if (version := version_of(client, name, CHALLENGER)) is None:
@@ -96,9 +96,9 @@ def parse_changes(text: str) -> Json:
 
 
 def judge_version(client: "MlflowClient", dataset: str, version: str, changes: Json) -> tuple[Verdict, bool]:
-    """Judge a version against the champion of this moment; returns the verdict and whether a person has to agree.
+    """Judge a version against the current champion; returns the verdict and whether a person has to approve.
 
-    A champion is judged no more: it is accepted, and its tags stay as they are.
+    The champion itself is not judged again: it is accepted, and its tags do not change.
     """
     registered, champion = recommender_version(client, dataset, version), champion_of(client, dataset)
     if champion and champion.version == version:
@@ -114,17 +114,19 @@ def judge_version(client: "MlflowClient", dataset: str, version: str, changes: J
 def objection(
     registered: "ModelVersion", night: NightEvidence, champion: Champion | None, dataset: str
 ) -> Verdict | None:
-    """Why the evidence cannot be judged at all; None when it can."""
+    """A refusal where the evidence cannot be judged at all; None where it can."""
     reason = None
     compared = night.champion["of"]["version"] if night.champion else None
-    now = champion.version if champion else None
+    current = champion.version if champion else None
     if when := registered.tags.get(ROLLED_BACK):
-        back = f"python -m tasks.promotion.rollback --dataset {dataset}"
-        reason = f"version {registered.version} was rolled back ({when}); to have it again, roll back again: {back}"
-    elif compared != now:
+        command_line = f"python -m tasks.promotion.rollback --dataset {dataset}"
+        reason = (
+            f"version {registered.version} was rolled back ({when}); to restore it, roll back again: {command_line}"
+        )
+    elif compared != current:
         reason = (
             f"version {registered.version} was compared with {_called(compared)}, but the champion now is "
-            f"{_called(now)}; run evaluate_champion of the night of {registered.tags[DATE]} again, and what follows it"
+            f"{_called(current)}; run evaluate_champion and what follows in the night of {registered.tags[DATE]}"
         )
     return Verdict(False, (reason,), {"comparison": reason}) if reason else None
 
@@ -132,13 +134,13 @@ def objection(
 def judge_night(registered: "ModelVersion", night: NightEvidence, champion: Champion | None) -> Verdict:
     """The verdict of `atspeed_core.evaluation.gate` on a night's evidence."""
     k = night.gate.k
-    ours = evidence.evidence(
+    challenger = evidence.evidence(
         night.challenger, night.challenger_users, k, str(registered.version), registered.tags[DATE]
     )
-    theirs: Evidence | None = None
+    opponent: Evidence | None = None
     if champion and night.champion and night.champion_users is not None:
-        theirs = evidence.evidence(night.champion, night.champion_users, k, champion.version, champion.date)
-    return judge(ours, theirs, evidence.thresholds(night.gate))
+        opponent = evidence.evidence(night.champion, night.champion_users, k, champion.version, champion.date)
+    return judge(challenger, opponent, evidence.thresholds(night.gate))
 
 
 def record(client: "MlflowClient", registered: "ModelVersion", verdict: Verdict, gate: Gate) -> None:
@@ -160,13 +162,13 @@ def record(client: "MlflowClient", registered: "ModelVersion", verdict: Verdict,
 
 
 def verdict_tags(verdict: Verdict) -> dict[str, str]:
-    """Tags that hold the verdict and every reason."""
+    """Tags with the verdict and every reason."""
     reasons = {f"{REASON}{number}": reason for number, reason in enumerate(verdict.reasons, start=1)}
     return {GATE: ACCEPTED if verdict.accepted else REFUSED, **reasons}
 
 
 def as_markdown(registered: "ModelVersion", verdict: Verdict) -> str:
-    """The verdict as a page to read."""
+    """The verdict as a Markdown page."""
     head = f"# Version {registered.version} ({registered.tags[DATE]}, {registered.tags[METHOD]}): "
     lines = [head + (ACCEPTED if verdict.accepted else REFUSED), ""]
     rows = [["", "judged", "finding"], ["---"] * 3]

@@ -1,4 +1,4 @@
-"""Put a version that passed the gate into service: it becomes champion, and the champion becomes previous."""
+"""Puts a version that passed the gate into service: it becomes champion, and the champion becomes previous."""
 
 import logging
 from typing import TYPE_CHECKING, Annotated
@@ -44,8 +44,8 @@ def main(
 def promote(client: "MlflowClient", dataset: str, version: str) -> str | None:
     """Make `version` champion; returns the previous one. Promoting the champion changes nothing.
 
-    `previous` is written first and the recommender's `champion` after all else: whoever was killed in between finds
-    the old champion and does it all again.
+    `previous` is written first and the recommender's `champion` last: after a kill in between, the old champion is
+    still in service and the next attempt repeats all of it.
 
     Raises:
         UserError: there is no such version, or the gate did not accept it.
@@ -55,13 +55,13 @@ def promote(client: "MlflowClient", dataset: str, version: str) -> str | None:
     champion = version_of(client, name, CHAMPION)
     if champion != version:
         if verdict != ACCEPTED:
-            found = f"the gate has not accepted it ({verdict or 'not judged'})"
+            reason = f"the gate has not accepted it ({verdict or 'not judged'})"
             remedy = f"run: python -m tasks.promotion.gate --dataset {dataset} --version {version}"
-            raise UserError(f"{name} version {version}: {found}; {remedy}")
+            raise UserError(f"{name} version {version}: {reason}; {remedy}")
         if champion is not None:
             set_alias(client, dataset, PREVIOUS, champion)
         set_alias(client, dataset, CHAMPION, version)
-        log.info("%s: version %s is champion, before it was %s", name, version, champion or "none")
+        log.info("%s: version %s is champion; the previous champion was %s", name, version, champion or "none")
     if version_of(client, name, CHALLENGER) == version:
         drop_alias(client, dataset, CHALLENGER)
     return version_of(client, name, PREVIOUS)

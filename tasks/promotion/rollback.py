@@ -1,7 +1,7 @@
-"""Back to the model before: champion and previous change places.
+"""Restores the previous champion: the aliases champion and previous change places.
 
-Doing it twice would undo it, so a rollback is written down (as a tag of the registered recommender) before it begins:
-one that was killed is completed, and one that a DAG run has done is not done again when its task is.
+A second swap would undo the first. So a rollback is noted in a tag of the registered recommender before it starts: a
+killed one is completed, and a retry within the same DAG run does not swap again.
 """
 
 import json
@@ -40,11 +40,11 @@ class Rollback:
     """One rollback.
 
     Attributes:
-        run_id: the DAG run that asked for it; None: a person at the command line.
+        run_id: the DAG run that requested it; None: a person at the command line.
         left: version that is taken out of service.
         restored: version that takes its place.
-        time: when it began, ISO 8601, UTC.
-        done: whether all of it is written.
+        time: of its start, ISO 8601, UTC.
+        done: whether it is complete.
     """
 
     run_id: str | None
@@ -58,18 +58,18 @@ class Rollback:
 def main(
     dataset: Annotated[str, typer.Option(help="The preset's name.")],
     run_id: Annotated[
-        str | None, typer.Option(envvar=RUN_ID, help="The DAG run that asks; once a run, it rolls back once.")
+        str | None, typer.Option(envvar=RUN_ID, help="The DAG run that requests it; it rolls back only once per run.")
     ] = None,
 ) -> None:
-    """Put the previous champion into service again."""
+    """Put the previous champion back into service."""
     with command("rollback"):
         with mlflow_client() as client:
-            made = roll_back(client, dataset, run_id)
-        answer({"dataset": dataset, "champion": made.restored, "previous": made.left})
+            rollback = roll_back(client, dataset, run_id)
+        answer({"dataset": dataset, "champion": rollback.restored, "previous": rollback.left})
 
 
 def roll_back(client: "MlflowClient", dataset: str, run_id: str | None) -> Rollback:
-    """Swap champion and previous, or finish the swap that was begun.
+    """Swap champion and previous, or complete an unfinished swap.
 
     Raises:
         UserError: there is no previous champion.
@@ -79,30 +79,30 @@ def roll_back(client: "MlflowClient", dataset: str, run_id: str | None) -> Rollb
     if last and last.done and run_id and last.run_id == run_id:
         log.info("%s: run %s has rolled back already", name, run_id)
         return last
-    plan = last if last and is_under_way(client, name, last) else begin(client, name, run_id)
+    plan = last if last and is_under_way(client, name, last) else start(client, name, run_id)
     client.set_model_version_tag(name, plan.left, ROLLED_BACK, plan.time)
     client.delete_model_version_tag(name, plan.restored, ROLLED_BACK)
     set_alias(client, dataset, PREVIOUS, plan.left)
     set_alias(client, dataset, CHAMPION, plan.restored)
     write_journal(client, name, Rollback(**{**asdict(plan), "done": True}))
-    log.info("%s: version %s is champion again, version %s has been left", name, plan.restored, plan.left)
+    log.info("%s: version %s is champion again instead of version %s", name, plan.restored, plan.left)
     return plan
 
 
 def is_under_way(client: "MlflowClient", name: str, rollback: Rollback) -> bool:
-    """Whether it was begun and not finished, and nothing was promoted since."""
+    """Whether it was started but not completed, and nothing was promoted since."""
     return not rollback.done and version_of(client, name, CHAMPION) in (rollback.left, rollback.restored)
 
 
-def begin(client: "MlflowClient", name: str, run_id: str | None) -> Rollback:
-    """Plan a rollback and write it down.
+def start(client: "MlflowClient", name: str, run_id: str | None) -> Rollback:
+    """Plan a rollback and note it.
 
     Raises:
         UserError: there is no previous champion.
     """
     champion, previous = version_of(client, name, CHAMPION), version_of(client, name, PREVIOUS)
     if champion is None or previous is None or champion == previous:
-        raise UserError(f"{name}: there is no previous champion to go back to; promote a second version first")
+        raise UserError(f"{name}: there is no previous champion to restore; promote a second version first")
     plan = Rollback(run_id, champion, previous, datetime.now(UTC).isoformat(timespec="seconds"))
     write_journal(client, name, plan)
     return plan
@@ -122,7 +122,7 @@ def read_journal(client: "MlflowClient", name: str) -> Rollback | None:
 
 
 def write_journal(client: "MlflowClient", name: str, rollback: Rollback) -> None:
-    """Write down what is done."""
+    """Note the state of a rollback."""
     client.set_registered_model_tag(name, JOURNAL, json.dumps(asdict(rollback)))
 
 

@@ -1,11 +1,11 @@
-"""batch_recommend, first step: fetch the model, cut its users into shards.
+"""The first step of batch_recommend: fetches the model and splits its users into shards.
 
-What it leaves, in recommendations/DATASET/vVERSION/ of ATSPEED_HOME:
+It writes, in recommendations/DATASET/vVERSION/ of ATSPEED_HOME:
 
-    plan.json                       `Plan`; it names the folder of the fetched model
+    plan.json                       `Plan`, with the folder of the fetched model
     histories/shard-00000.parquet   user_id str, item_ids list<str>, oldest first
 
-recommend_shard adds lists/shard-00000.parquet, publish_recommendations manifest.json and the link `current`.
+recommend_shard adds lists/shard-00000.parquet; publish_recommendations adds manifest.json and the link `current`.
 """
 
 import json
@@ -54,20 +54,20 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class Plan(BaseModel):
-    """Lists for every user, by one model.
+    """The lists to compute: for every user, by one model.
 
     Attributes:
-        dataset: whose users.
+        dataset: of the users.
         version: of the registered recommender.
-        commit: git commit that holds it.
+        commit: git commit that contains it.
         method: of its draft.
-        model: folder that holds it, fetched.
+        model: folder of the fetched model.
         k: list length.
         batch_size: users decoded at once.
-        users_per_shard: users a shard, fewer in the last one.
-        users: how many there are.
-        shards: their numbers.
-        key: equal keys mean equal lists; a finished shard of another key is not used.
+        users_per_shard: number of users per shard; the last one has fewer.
+        users: number of users.
+        shards: numbers of the shards.
+        key: equal keys mean equal lists; a finished shard with another key is not used.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -90,10 +90,10 @@ def main(
     dataset: Annotated[str, typer.Option(help="A preset of presets/; its model is atspeed-DATASET-recommender.")],
     version: Annotated[str | None, typer.Option(help="Version of the registered model; default: the champion.")] = None,
 ) -> None:
-    """Plan the lists of every user; doing it again for the same model changes nothing."""
+    """Plan the lists of every user; a second call for the same model changes nothing."""
     with command("plan_recommendations"):
         batch = load_preset(dataset).nightly.batch
-        model = chosen(dataset, version)
+        model = model_version(dataset, version)
         folder = Deployment.from_environment().recommendations(dataset) / f"v{model.version}"
         plan = make_plan(folder, dataset, model, batch)
         answer({"folder": str(folder), "shards": plan.shards, "version": plan.version})
@@ -110,17 +110,19 @@ def make_plan(folder: Path, dataset: str, model: "ModelVersion", batch: Batch) -
     check_k(batch.k, fetched)
     histories = load_histories(fetched / "processed")
     size = batch.users_per_shard
-    what = {"dataset": dataset, "version": str(model.version), "commit": commit, "method": method, "k": batch.k}
-    what |= {"users_per_shard": size, "users": len(histories)}
-    key = plan_key(what)
+    facts = {"dataset": dataset, "version": str(model.version), "commit": commit, "method": method, "k": batch.k}
+    facts |= {"users_per_shard": size, "users": len(histories)}
+    key = plan_key(facts)
     clear_other_plans(folder, key)
     shards = write_shards(folder, histories, size)
-    plan = Plan.model_validate({**what, "model": fetched, "batch_size": batch.batch_size, "shards": shards, "key": key})
+    plan = Plan.model_validate(
+        {**facts, "model": fetched, "batch_size": batch.batch_size, "shards": shards, "key": key}
+    )
     write_json(folder / PLAN, plan.model_dump(mode="json"))
     return plan
 
 
-def chosen(dataset: str, version: str | None) -> "ModelVersion":
+def model_version(dataset: str, version: str | None) -> "ModelVersion":
     """A version of the data set's recommender; None: the champion.
 
     Raises:
@@ -136,27 +138,27 @@ def chosen(dataset: str, version: str | None) -> "ModelVersion":
 
 
 def check_k(k: int, model: Path) -> None:
-    """Refuse before any shard runs what every shard would refuse.
+    """Check K before any shard runs, since every shard would refuse it.
 
     Raises:
-        UserError: the lists would be longer than the catalogue, or than what the draft proposes.
+        UserError: the lists would be longer than the catalog, or than the number of draft beams.
     """
     identifiers = Catalog.load(model / "identifiers" / "identifiers.json").trie.num_leaves
     beams = decoding(model / PARAMS).draft_beams
     if k > min(identifiers, beams):
         raise UserError(
             f"nightly.batch.k = {k}: at most {min(identifiers, beams)} here ({identifiers} identifiers in the "
-            f"catalogue, evaluate.draft_beams = {beams}); lower k in the preset"
+            f"catalog, evaluate.draft_beams = {beams}); lower k in the preset"
         )
 
 
 def plan_key(facts: dict[str, Any]) -> str:
-    """Sixteen hexadecimal digits of what decides the lists."""
+    """A hash (16 hexadecimal digits) of everything that determines the lists."""
     return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def clear_other_plans(folder: Path, key: str) -> None:
-    """Remove lists of another plan for the same model (the preset's k or shard size was changed)."""
+    """Remove the lists of an earlier plan for the same model, from before k or the shard size of the preset changed."""
     if (folder / PLAN).exists() and load_plan(folder).key != key:
         (folder / MANIFEST).unlink(missing_ok=True)
         for part in (LISTS, HISTORIES):
@@ -164,7 +166,7 @@ def clear_other_plans(folder: Path, key: str) -> None:
 
 
 def write_shards(folder: Path, histories: dict[str, list[str]], size: int) -> list[int]:
-    """Write the users, `size` a file, in their order; returns the numbers of the shards."""
+    """Write the histories in order, `size` users per file; returns the numbers of the shards."""
     users = list(histories)
     shards = [users[first : first + size] for first in range(0, len(users), size)]
     for number, shard in enumerate(shards):
@@ -181,7 +183,7 @@ def read_shard(folder: Path, number: int) -> dict[str, list[str]]:
 
 
 def shard_file(folder: Path, number: int) -> Path:
-    """Where a shard lies in `folder`."""
+    """The file of a shard in `folder`."""
     return folder / f"shard-{number:05d}.parquet"
 
 

@@ -1,7 +1,7 @@
-"""batch_recommend, last step: check that every user is there once, then make this version the current one.
+"""The last step of batch_recommend: checks that every user occurs once, then makes this version the current one.
 
-recommendations/DATASET/current is a link to the folder of one version and changes in one step, so who reads there
-sees the lists of one model, whole.
+recommendations/DATASET/current is a link to the folder of one version and changes atomically. So a reader always sees
+the complete lists of one model.
 """
 
 from collections import Counter
@@ -26,47 +26,47 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-def main(folder: Annotated[Path, typer.Option(help="The folder that plan_recommendations answered.")]) -> None:
-    """Check all shards, write manifest.json, move the link `current` and tell MLflow."""
+def main(folder: Annotated[Path, typer.Option(help="The folder in the answer of plan_recommendations.")]) -> None:
+    """Check all shards, write manifest.json, move the link `current` and log the figures to MLflow."""
     with command("publish_recommendations"):
         plan = load_plan(folder)
         figures = summary([checked(folder, plan, shard) for shard in plan.shards])
         publish(folder, plan, figures)
-        tell_mlflow(plan, figures)
+        log_to_mlflow(plan, figures)
         answer({"users": figures["users"], "users_per_second": figures["users_per_second"]})
 
 
 def checked(folder: Path, plan: Plan, shard: int) -> Facts:
-    """The facts of a shard whose file holds one list, ranks 1 to at most K, for every user of the shard.
+    """The facts of a shard, once its file is known to have one list, ranks 1 to at most K, per user.
 
     Raises:
-        UserError: the shard is missing, of another plan or not complete.
+        UserError: the shard is missing, incomplete or of another plan.
     """
     path = shard_file(folder / LISTS, shard)
-    again = f"run recommend_shard --folder {folder} --shard {shard}"
+    remedy = f"run recommend_shard --folder {folder} --shard {shard}"
     facts = finished(folder, plan, shard)
     if facts is None:
-        raise UserError(f"{path}: missing, damaged or of another plan; {again}")
+        raise UserError(f"{path}: missing, damaged or of another plan; {remedy}")
     fault = first_fault(pd.read_parquet(path), list(read_shard(folder, shard)), facts, plan.k)
     if fault:
-        raise UserError(f"{path}: {fault}; remove the file and {again}")
+        raise UserError(f"{path}: {fault}; remove the file and {remedy}")
     return facts
 
 
 def first_fault(lists: pd.DataFrame, users: list[str], facts: Facts, k: int) -> str | None:
-    """What is wrong with the lists of a shard, or None.
+    """The first fault in the lists of a shard; None: there is none.
 
     Args:
         lists: user_id, rank, item_id.
         users: of the shard.
-        facts: that came with the lists.
-        k: list length asked for.
+        facts: of the shard.
+        k: requested list length.
     """
     sizes = Counter(lists["user_id"])
-    wrong = Counter([*sizes, *facts.without_list])
-    wrong.subtract(users)
-    if stray := [user for user, times in wrong.items() if times]:
-        return f"user '{stray[0]}' has no list, two lists or is none of this shard ({len(stray)} such users)"
+    excess = Counter([*sizes, *facts.without_list])
+    excess.subtract(users)
+    if wrong := [user for user, times in excess.items() if times]:
+        return f"user '{wrong[0]}' has no list, two lists or does not belong to this shard ({len(wrong)} such users)"
     if (lists["rank"] != lists.groupby("user_id").cumcount() + 1).any() or (lists["rank"] > k).any():
         return f"ranks do not run from 1 to at most {k}"
     if lists.duplicated(["user_id", "item_id"]).any():
@@ -75,7 +75,7 @@ def first_fault(lists: pd.DataFrame, users: list[str], facts: Facts, k: int) -> 
 
 
 def summary(shards: list[Facts]) -> dict[str, Any]:
-    """users, users without a list, seconds of all shards together, and users a second of one worker."""
+    """Number of users, of users without a list, seconds of all shards together, and users per second of one worker."""
     users, seconds = sum(facts.users for facts in shards), sum(facts.seconds for facts in shards)
     return {
         "users": users,
@@ -88,14 +88,16 @@ def summary(shards: list[Facts]) -> dict[str, Any]:
 def publish(folder: Path, plan: Plan, figures: dict[str, Any]) -> None:
     """Write manifest.json, then let `current` point to `folder`."""
     files = [str(shard_file(LISTS, shard)) for shard in plan.shards]
-    made = {"published": datetime.now(UTC).isoformat(timespec="seconds"), "files": files}
-    write_json(folder / MANIFEST, {**plan.model_dump(mode="json", exclude={"shards", "model"}), **figures, **made})
+    publication = {"published": datetime.now(UTC).isoformat(timespec="seconds"), "files": files}
+    write_json(
+        folder / MANIFEST, {**plan.model_dump(mode="json", exclude={"shards", "model"}), **figures, **publication}
+    )
     with replacing(folder.parent / CURRENT) as temporary:
         temporary.symlink_to(folder.name)
 
 
-def tell_mlflow(plan: Plan, figures: dict[str, Any]) -> None:
-    """Record the figures in a run of their own, once a plan."""
+def log_to_mlflow(plan: Plan, figures: dict[str, Any]) -> None:
+    """Log the figures in a run of their own, once per plan."""
     tags = {"dataset": plan.dataset, "atspeed.version": plan.version, "atspeed.commit": plan.commit}
     with experiment() as (client, experiment_id):
         name = f"batch {plan.dataset} v{plan.version}"

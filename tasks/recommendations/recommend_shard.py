@@ -1,7 +1,7 @@
-"""batch_recommend, for each shard of users: strict speculative top-K lists, lists/shard-00000.parquet.
+"""The second step of batch_recommend, once per shard of users: strict top-K lists in lists/shard-00000.parquet.
 
-The file is written whole or not at all and carries in its metadata which plan it belongs to, so a shard that is
-done is not computed again.
+The file is written atomically, and its metadata identify the plan that it belongs to. So a finished shard is not
+computed again.
 """
 
 import json
@@ -33,14 +33,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Facts:
-    """What the metadata of a shard of lists tell.
+    """The metadata of a finished shard.
 
     Attributes:
         key: of the plan.
-        users: users of the shard.
-        without_list: those of them for whom there is nothing to recommend: the catalogue knows none of their items,
-            or they had all of it.
-        seconds: spent on the lists, loading the models not counted.
+        users: number of users in the shard.
+        without_list: users without a list: the catalog contains none of their items, or they had all of them.
+        seconds: spent on the lists, without loading the models.
     """
 
     key: str
@@ -48,8 +47,8 @@ class Facts:
     without_list: list[str]
     seconds: float
 
-    def told(self) -> dict[str, Any]:
-        """What the command answers."""
+    def summary(self) -> dict[str, Any]:
+        """The answer of the command."""
         return {
             "users": self.users,
             "seconds": round(self.seconds, 3),
@@ -62,19 +61,19 @@ def main(
     folder: Annotated[Path, typer.Option(help="The folder that plan_recommendations answered.")],
     shard: Annotated[int, typer.Option(help="Number of the shard.")],
 ) -> None:
-    """Write the lists of a shard's users; a shard that is done is left alone."""
+    """Write the lists of a shard's users; a finished shard is not changed."""
     with command("recommend_shard"):
         plan = load_plan(folder)
         if shard not in plan.shards:
             raise UserError(f"--shard {shard}: the plan has {len(plan.shards)} shards, 0 to {len(plan.shards) - 1}")
         facts = finished(folder, plan, shard)
         if facts:
-            log.info("shard %d is done already", shard)
-        answer((facts or recommend_shard(folder, plan, shard)).told())
+            log.info("shard %d is finished already", shard)
+        answer((facts or recommend_shard(folder, plan, shard)).summary())
 
 
 def finished(folder: Path, plan: Plan, shard: int) -> Facts | None:
-    """The facts of a shard that is done and belongs to `plan`."""
+    """The facts of a finished shard of `plan`; None: the shard is not finished, or of another plan."""
     try:
         metadata = pq.read_schema(shard_file(folder / LISTS, shard)).metadata or {}
     except (FileNotFoundError, pa.ArrowInvalid):
@@ -93,30 +92,30 @@ def recommend_shard(folder: Path, plan: Plan, shard: int) -> Facts:
     listed = {user for user, *_ in rows}
     facts = Facts(plan.key, len(histories), [user for user in histories if user not in listed], seconds)
     write_lists(shard_file(folder / LISTS, shard), rows, facts)
-    log.info("shard %d: %d users, %s users/s", shard, len(histories), facts.told()["users_per_second"])
+    log.info("shard %d: %d users, %s users/s", shard, len(histories), facts.summary()["users_per_second"])
     return facts
 
 
 def lists(
     recommender: Recommender, histories: dict[str, list[str]], plan: Plan, description: str
 ) -> list[tuple[str, int, str, float]]:
-    """(user, rank from 1, item, score) of all lists, users in their order, best first.
+    """(user, rank from 1, item, score) of all lists, in the order of the users, best item first.
 
-    A user of whom the catalogue knows no item is left out: the batch that held such a history would be refused.
+    A user without an item in the catalog is left out, since a batch with such a history is an error.
     """
     users = [user for user, history in histories.items() if recommender.encoder.known(history)]
     rows = []
     batches = in_batches([histories[user] for user in users], plan.batch_size)
     for first, batch in track(batches, description):
-        made = recommender.recommend(batch, plan.k, verification="strict")
-        for user, items, scores in zip(users[first:], made.items, made.scores, strict=False):
+        recommended = recommender.recommend(batch, plan.k, verification="strict")
+        for user, items, scores in zip(users[first:], recommended.items, recommended.scores, strict=False):
             pairs = zip(items, scores, strict=True)
             rows += [(user, rank, item, score) for rank, (item, score) in enumerate(pairs, start=1)]
     return rows
 
 
 def write_lists(path: Path, rows: list[tuple[str, int, str, float]], facts: Facts) -> None:
-    """Write the lists with their facts, whole or not at all."""
+    """Write the lists with their facts, atomically."""
     columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
     layout = LAYOUT.with_metadata({FACTS: json.dumps(asdict(facts)).encode()})
     with replacing(path) as temporary:

@@ -186,8 +186,8 @@ def test_a_forced_night_goes_on_without_new_data_and_is_told_of_late_days(
     ended = deployment.call("ingest", "2026-01-04")
     deployment.put(2)
     assert (ended.code, ended.answer["new_interactions"], ended.answer["total_interactions"]) == (0, 0, 60), ended.log
-    assert "not taken over, their nights are closed: 2026-01-02 came later or changed since" in ended.log
-    assert "has no file of 2026-01-04; one that comes later is not taken over" in ended.log
+    assert "not ingested, because their nights are closed: 2026-01-02 arrived late or changed since" in ended.log
+    assert "has no file of 2026-01-04; a file that arrives later is not ingested" in ended.log
     assert state(checkout) == state(deployment.checkout("2026-01-03"))
 
 

@@ -100,10 +100,10 @@ def test_the_exit_code_and_the_last_line_are_the_stages_own(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["prepare"], "no stage of dvc.yaml; known: prepare_data, align_draft"),
+        (["prepare"], "not a stage of dvc.yaml; known: prepare_data, align_draft"),
         (["align_draft"], "--method must be one of sft, atspeed_s"),
         (["align_draft", "--method", "atspeed_r"], "--method must be one of sft, atspeed_s"),
-        (["prepare_data", "--method", "sft"], "leave --method out"),
+        (["prepare_data", "--method", "sft"], "omit --method"),
     ],
 )
 def test_a_stage_that_the_night_does_not_have_is_a_mistake(

@@ -163,13 +163,13 @@ def test_a_run_opened_after_it_was_closed_finds_the_same_facts(deployment: Deplo
     [
         ({"date": "2016-02-30"}, "no day"),
         ({"date": "20161005"}, "write it like 2016-10-05"),
-        ({"date": "2999-01-01"}, "lies in the future"),
+        ({"date": "2999-01-01"}, "is in the future"),
         ({"dataset": "unknown"}, "no such preset; known: toy"),
         ({"methods": ["unheard"]}, "unknown 'unheard'; known: sft"),
         ({"revision": "no-branch"}, "'no-branch': no branch, tag or commit"),
         ({"force": "prepare"}, "no such stage; known: all, prepare_data"),
         ({"gate": {"tolerence": 1}}, "--gate: unknown key 'tolerence'; did you mean 'tolerance'?"),
-        ({"run_id": "a/../b"}, "letters, digits"),
+        ({"run_id": "a/../b"}, "use only letters, digits"),
     ],
 )
 def test_a_mistake_is_one_message_and_leaves_nothing_behind(
@@ -209,7 +209,7 @@ def test_a_shared_folder_that_cannot_be_written_is_temporary(
 
 def test_a_password_in_the_remotes_address_is_refused(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATSPEED_DVC_REMOTE", "https://user:secret@host/x")  # pragma: allowlist secret
-    with pytest.raises(UserError, match="holds a password") as error:
+    with pytest.raises(UserError, match="contains a password") as error:
         opened()
     assert "secret" not in str(error.value)
 

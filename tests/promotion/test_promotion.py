@@ -192,8 +192,8 @@ def test_a_worse_night_is_refused_with_readable_reasons(deployment: Deployment) 
     with mlflow_client() as client:
         for tags in (client.get_model_version(NAMES["recommender"], version).tags, client.get_run(run).data.tags):
             assert tags["atspeed.gate"] == "refused"
-            told = [tags[f"atspeed.gate.reason.{number}"] for number, _ in enumerate(judged.answer["reasons"], 1)]
-            assert told == judged.answer["reasons"]
+            reasons = [tags[f"atspeed.gate.reason.{number}"] for number, _ in enumerate(judged.answer["reasons"], 1)]
+            assert reasons == judged.answer["reasons"]
         page = Path(client.download_artifacts(run, "gate.md")).read_text()
     assert judged.answer["reasons"][0] in page
     assert deployment.call("promotion.promote", *of(version)).code == 2
@@ -204,7 +204,7 @@ def test_other_thresholds_drop_the_reasons_that_no_longer_hold(deployment: Deplo
     version = deployment_versions["2026-01-03"]
     loose = {"min_accepted_steps": 0, "tolerance": 1, "approval": True}
     waits = deployment.call("promotion.gate", *of(version), "--gate", json.dumps(loose))
-    assert (waits.code, waits.answer["accepted"], "waits for a person" in waits.log) == (99, True, True)
+    assert (waits.code, waits.answer["accepted"], "waits for approval" in waits.log) == (99, True, True)
     judged = deployment.call("promotion.gate", *of(version), "--gate", json.dumps(loose), "--approved")
     assert (judged.code, judged.answer["accepted"], judged.answer["reasons"]) == (0, True, []), judged.log
     with mlflow_client() as client:
@@ -380,23 +380,21 @@ def test_models_of_a_commit_are_fetched_once_and_whole(deployment: Deployment, f
 
 
 def test_what_cannot_be_fetched_is_named_and_leaves_nothing(
-    deployment: Deployment, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, first: Path, tmp_path: Path
 ) -> None:
     commit, project = git(first, "rev-parse", "HEAD"), str(deployment.folder / "project")
     with pytest.raises(UserError, match="no such commit"):
         fetch_model("0" * 40, "sft", tmp_path / "m", project)
     with pytest.raises(UserError, match="does not hold models/drafts/atspeed_r"):
         fetch_model(commit, "atspeed_r", tmp_path / "m", project)
-    monkeypatch.setenv("ATSPEED_DVC_REMOTE", str(tmp_path / "empty"))
     with pytest.raises(UserError, match=r"not in the DVC remote .*dvc push"):
-        fetch_model(commit, "sft", tmp_path / "m", project)
+        fetch_model(commit, "sft", tmp_path / "m", project, remote=str(tmp_path / "empty"))
     remote = tmp_path / "damaged"
     shutil.copytree(deployment.folder / "home/dvc-remote", remote)
     for weights in remote.rglob("*"):
         if weights.is_file() and weights.stat().st_size > 5_000:
             weights.chmod(0o644)
             weights.write_bytes(weights.read_bytes()[:-1] + b"!")
-    monkeypatch.setenv("ATSPEED_DVC_REMOTE", str(remote))
     with pytest.raises(UserError, match=r"is not what dvc.lock says|not in the DVC remote"):
-        fetch_model(commit, "sft", tmp_path / "m", project)
+        fetch_model(commit, "sft", tmp_path / "m", project, remote=str(remote))
     assert [file for file in (tmp_path / "m").iterdir() if not file.name.endswith(".lock")] == []
