@@ -1,4 +1,4 @@
-"""A night's private checkout: its folder, and the git behind it."""
+"""The private checkouts of nights and experiments: their folders, and how they are made."""
 
 import hashlib
 import os
@@ -11,43 +11,43 @@ from tasks.environment import HOME, REPOSITORY, Deployment
 from tasks.git import commit_of, git, git_if_possible
 from tasks.paths import NIGHT
 
-STATE = Path(".atspeed")  # what run_stage and commit_night keep in the checkout, beside night.json
+STATE = Path(".atspeed")  # files of run_stage and commit_night in the checkout
 LONGEST_NAME = 100
 
 
 def checkout_of(run_id: str) -> Path:
-    """The folder in which a run works; it is removed when the night was green."""
+    """The checkout of a run; it is removed after a green night."""
     return Deployment.from_environment().checkouts / safe_name(run_id)
 
 
 def facts_of(run_id: str) -> Path:
-    """The folder that keeps night.json of a run for good, so that a run that is cleared later finds the same facts."""
+    """The folder that keeps night.json of a run, so that a run that is cleared later has the same facts."""
     return Deployment.from_environment().nights / safe_name(run_id)
 
 
 def safe_name(run_id: str) -> str:
-    """A file name for a run; two runs never share one."""
+    """A file name for a run, different for every run."""
     readable = re.sub(r"[^A-Za-z0-9_.-]", "_", run_id).lstrip(".")[:LONGEST_NAME]
     return f"{readable}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
 
 
 def tag_prefix(dataset: str) -> str:
-    """What the tags of a data set's nights begin with; the date follows."""
+    """The prefix of the tags of a data set's nights, before the date."""
     return "nightly/" if dataset == Deployment.from_environment().dataset else f"nightly-{dataset}/"
 
 
 def reach_home() -> None:
-    """Make sure that the shared folder can be written.
+    """Check that the shared folder can be written.
 
     Raises:
-        TemporaryError: it cannot, for the time being at least.
+        TemporaryError: it cannot be written now.
     """
     deployment = Deployment.from_environment()
     try:
         for folder in (deployment.checkouts, deployment.nights):
             folder.mkdir(parents=True, exist_ok=True)
         probe = deployment.checkouts / f".probe-{os.getpid()}"
-        probe.write_text("can be written")
+        probe.write_text("writable")
         probe.unlink()
     except OSError as error:
         raise TemporaryError(f"{HOME} {deployment.home} cannot be written: {error.strerror or error}") from None
@@ -65,17 +65,17 @@ def repository_address() -> str:
 
 
 def clone(folder: Path) -> None:
-    """Clone the deployment's repository, with all tags, into `folder`; nothing is checked out yet.
+    """Clone the deployment's repository, with all tags, into `folder`, without a checkout.
 
     Raises:
-        UserError: the path is no git repository.
+        UserError: the path is not a git repository.
         TemporaryError: it cannot be read now.
     """
     source = Deployment.from_environment().repository or "."
     if is_path(source):
         source = str(Path(source).absolute())
         if git_if_possible("rev-parse", "--git-dir", folder=Path(source)) is None:
-            raise UserError(f"{source}: no git repository that can be read; set {REPOSITORY} to one")
+            raise UserError(f"{source}: not a readable git repository; set {REPOSITORY} to one")
     git("clone", "--quiet", "--no-checkout", "--config", "gc.auto=0", "--", source, str(folder))
 
 
@@ -88,21 +88,21 @@ def check_out(revision: str | None, folder: Path) -> str:
     commit = commit_named(revision or "HEAD", folder)
     if commit is None:
         raise UserError(
-            f"revision '{revision}': no branch, tag or commit of the repository; known branches: git branch"
+            f"revision '{revision}': not a branch, tag or commit of the repository; list the branches with: git branch"
         )
     git("checkout", "--quiet", "--detach", commit, folder=folder)
     return commit
 
 
 def commit_named(revision: str, folder: Path = Path()) -> str | None:
-    """The commit that a branch of origin, a tag or a commit id stands for; None: there is no such thing."""
+    """The commit that a branch of origin, a tag or a commit id names; None: there is none."""
     if revision.startswith("-"):
         return None
     return commit_of(f"refs/remotes/origin/{revision}", folder) or commit_of(revision, folder)
 
 
 def night_before(dataset: str, date: str, folder: Path) -> str | None:
-    """The data set's tag with the greatest date before `date`; None: there is none."""
+    """The data set's tag with the latest date before `date`; None: there is none."""
     prefix = tag_prefix(dataset)
     tags = git("tag", "--list", f"{prefix}*", folder=folder).split()
     dates = [tag.removeprefix(prefix) for tag in tags]

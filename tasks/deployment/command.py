@@ -1,4 +1,4 @@
-"""What every nightly command shares: log lines, exit codes, and an answer for the one who called it.
+"""The shell of every command of a workflow: log lines, exit codes, and an answer for the caller.
 
 Exit codes are those of the stages (2: the user's mistake, 75: temporary, 1: a defect) and 99: nothing to do.
 """
@@ -24,25 +24,25 @@ log = logging.getLogger(__name__)
 
 
 class NothingToDo(Exception):
-    """There is nothing to do, and that is no fault; the message says why."""
+    """There is nothing to do, which is not a failure; the message states the reason."""
 
 
 @contextmanager
 def command(name: str) -> Iterator[None]:
-    """Run the body of a nightly command; under a DAG it ends, and its children with it, when its task does."""
+    """Run the body of a command. Started by a DAG, it and its children end with their task."""
     set_up_logging(name)
     if Deployment.from_environment().answer:
         end_with(psutil.Process(os.getppid()))
     with exit_codes():
         try:
             yield
-        except NothingToDo as nothing:
-            log.warning("%s", nothing)
+        except NothingToDo as reason:
+            log.warning("%s", reason)
             sys.exit(EXIT_NOTHING_TO_DO)
 
 
 def answer(value: dict[str, Any]) -> None:
-    """Give the caller a small JSON object: into the file that ATSPEED_ANSWER names, else printed."""
+    """Return a small JSON object to the caller: in the file ATSPEED_ANSWER, else on stdout."""
     if path := Deployment.from_environment().answer:
         write_json(path, value)
     else:

@@ -1,7 +1,7 @@
-"""DVC in a night's checkout: its settings, its locks after a kill, and which of its errors may pass.
+"""DVC in a checkout: its configuration, its locks after a kill, and which of its errors are temporary.
 
-DVC runs within our process: that saves its start for each step, shows what went wrong and not only that something
-did, and leaves no `dvc` process to outlive a killed command.
+DVC runs within our process. This saves its start at every step, gives us its errors rather than an exit code, and
+leaves no `dvc` process behind when a command is killed.
 """
 
 import errno
@@ -35,10 +35,10 @@ LOGGERS = ("dvc", "dvc_objects", "dvc_data")
 
 
 def remote_url() -> str:
-    """Where the nights' data and models are kept.
+    """The DVC remote of the nights.
 
     Raises:
-        UserError: the address holds a password, which would be committed with each night.
+        UserError: the address contains a password, which would be committed with each night.
     """
     address = Deployment.from_environment().dvc_remote
     if contains_password(address):
@@ -47,10 +47,10 @@ def remote_url() -> str:
 
 
 def configure(checkout: Path) -> None:
-    """Settle DVC's configuration in a new checkout.
+    """Write DVC's configuration in a new checkout.
 
-    The remote goes into .dvc/config and is committed with the night, so that `dvc pull` works in any clone; what
-    belongs to this machine room goes into .dvc/config.local.
+    The remote is in .dvc/config and is committed with the night, so that `dvc pull` works in any clone. Settings of
+    this deployment are in .dvc/config.local.
     """
     from dvc.config import Config
 
@@ -65,7 +65,7 @@ def configure(checkout: Path) -> None:
 
 @contextmanager
 def dvc_project() -> Iterator["Repo"]:
-    """The DVC project of the current folder; it waits for others who hold its lock.
+    """The DVC project of the current folder; waits while another process holds its lock.
 
     Raises:
         TemporaryError: the remote cannot be reached, files are locked, the disk is full.
@@ -75,7 +75,7 @@ def dvc_project() -> Iterator["Repo"]:
     from dvc.config import ConfigError
     from dvc.repo import Repo
 
-    for name in LOGGERS:  # their lines go where ours go
+    for name in LOGGERS:  # their lines appear among ours
         logging.getLogger(name).handlers.clear()
     try:
         with Repo(_wait_for_lock=True) as repo:
@@ -86,30 +86,30 @@ def dvc_project() -> Iterator["Repo"]:
     except ConfigError as error:
         raise UserError(f".dvc/config: {error}") from None
     except Exception as error:
-        if reason := _may_pass(error):
+        if reason := _temporary_reason(error):
             raise TemporaryError(f"DVC: {reason}") from error
         raise
 
 
 def drop_stale_locks(repo: "Repo") -> None:
-    """Take back what an earlier attempt at this very command, killed meanwhile, still holds.
+    """Remove the locks of an earlier attempt at the same command that was killed.
 
-    DVC does that itself where the attempt's process id is free, which says little on another machine.
+    DVC does so itself where the attempt's process id is free, but ids of another machine mean nothing here.
     """
     path = Path(str(repo.tmp_dir)) / "rwlock"
     with repo.lock:
         try:
-            held = json.loads(path.read_text(encoding="utf-8"))
+            locks = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return
         except ValueError:  # killed while writing it
             path.unlink()
             return
-        write_json(path, _without(held, " ".join(sys.argv)))
+        write_json(path, _without(locks, " ".join(sys.argv)))
 
 
 def guard_lock_file(repo: "Repo") -> None:
-    """Keep a copy of dvc.lock, which DVC does not write in one step, or restore it after a kill in between."""
+    """Save a copy of dvc.lock, which DVC does not write atomically, or restore it after a kill during a write."""
     with repo.lock:
         if not LOCK_FILE.exists() and not LAST_WHOLE.exists():
             return
@@ -120,13 +120,12 @@ def guard_lock_file(repo: "Repo") -> None:
 
 
 def push(repo: "Repo", targets: list[str] | None = None) -> None:
-    """Copy to the remote what the stages `targets` (None: all) have written, where it is not there yet.
+    """Copy the outputs of the stages `targets` (None: all) to the remote where it lacks them.
 
-    The run cache stays behind: it lies in the cache that all checkouts share, and DVC would copy all of it, whole,
-    before and after every stage.
+    The run cache is not pushed: all checkouts share it, and DVC would copy all of it before and after every stage.
 
     Raises:
-        TemporaryError: the remote does not take it.
+        TemporaryError: the remote does not accept them.
     """
     from dvc.config import ConfigError
 
@@ -135,24 +134,24 @@ def push(repo: "Repo", targets: list[str] | None = None) -> None:
     except ConfigError:
         raise
     except Exception as error:  # each kind of remote has its own errors
-        said = " ".join(masked(str(error)).split())
-        raise TemporaryError(f"the DVC remote takes nothing: {type(error).__name__}: {said}") from error
+        reason = " ".join(masked(str(error)).split())
+        raise TemporaryError(f"the DVC remote accepts nothing: {type(error).__name__}: {reason}") from error
 
 
 def not_in_remote(repo: "Repo") -> list[str]:
-    """Paths of the outputs, or of files in them, that the remote lacks; one that was never made is among them.
+    """Paths of the outputs, or of files in them, that the remote lacks, with those that were never produced.
 
-    `dvc status --cloud` passes over a folder whose listing is neither in the cache nor in the remote.
+    `dvc status --cloud` ignores a folder whose listing is neither in the cache nor in the remote.
     """
     outs = [out for out in repo.index.outs if out.use_cache and out.can_push]
-    wanted = {info.value: info.obj_name for infos in repo.used_objs(force=True).values() for info in infos}
-    wanted |= {out.hash_info.value: str(out) for out in outs if out.hash_info}
-    there = set(repo.cloud.get_remote_odb().oids_exist(list(wanted)))
-    return [str(out) for out in outs if not out.hash_info] + [wanted[oid] for oid in wanted if oid not in there]
+    paths = {info.value: info.obj_name for infos in repo.used_objs(force=True).values() for info in infos}
+    paths |= {out.hash_info.value: str(out) for out in outs if out.hash_info}
+    remote = set(repo.cloud.get_remote_odb().oids_exist(list(paths)))
+    return [str(out) for out in outs if not out.hash_info] + [paths[oid] for oid in paths if oid not in remote]
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and what it was raised from."""
+    """An error and its causes, the outermost first."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -176,21 +175,21 @@ def _set_up_environment() -> None:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 
-def _may_pass(error: BaseException) -> str | None:
-    """What went wrong, in a line, where trying again later may help."""
+def _temporary_reason(error: BaseException) -> str | None:
+    """The reason of a temporary fault in one line; None: a retry would not help."""
     from dvc.exceptions import FileTransferError
     from dvc.lock import LockError
 
-    lasting = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+    permanent = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
     for cause in causes(error):
         if isinstance(cause, FileTransferError | LockError | ConnectionError | TimeoutError):
             return str(cause)
-        if isinstance(cause, OSError) and not isinstance(cause, lasting) and cause.errno in _PASSING:
+        if isinstance(cause, OSError) and not isinstance(cause, permanent) and cause.errno in _TEMPORARY:
             return str(cause)
     return None
 
 
-_PASSING = TEMPORARY_ERRNOS | {
+_TEMPORARY = TEMPORARY_ERRNOS | {
     errno.EIO,
     errno.ESTALE,
     errno.EROFS,
@@ -200,14 +199,14 @@ _PASSING = TEMPORARY_ERRNOS | {
 }
 
 
-def _without(held: dict[str, Any], command: str) -> dict[str, Any]:
-    write = {path: info for path, info in held.get("write", {}).items() if info["cmd"] != command}
-    read = {path: [i for i in infos if i["cmd"] != command] for path, infos in held.get("read", {}).items()}
+def _without(locks: dict[str, Any], command: str) -> dict[str, Any]:
+    write = {path: info for path, info in locks.get("write", {}).items() if info["cmd"] != command}
+    read = {path: [i for i in infos if i["cmd"] != command] for path, infos in locks.get("read", {}).items()}
     return {"write": write, "read": {path: infos for path, infos in read.items() if infos}}
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a dvc.lock ends as it should and lacks no stage of the last whole one."""
+    """Whether a dvc.lock is complete and has every stage of the last complete one."""
     stages = _locked_stages(path)
     return stages is not None and stages >= (_locked_stages(LAST_WHOLE) or set())
 

@@ -1,8 +1,7 @@
-"""The MLflow registry of a deployment: names, aliases, tags, and who is champion.
+"""The MLflow model registry of a deployment: names, aliases, tags, and the champion.
 
-Three registered models a data set: target, draft and the recommender that is made of both. A version of the
-recommender names in its tags the versions of the other two, so the recommender's aliases decide; those of target and
-draft follow.
+There are three registered models per data set: target, draft and the recommender that consists of both. A version of
+the recommender has the versions of the other two in its tags, so its aliases decide; those of target and draft follow.
 """
 
 from typing import TYPE_CHECKING
@@ -51,12 +50,12 @@ def registered_name(dataset: str, part: str) -> str:
 
 
 def version_tag(part: str) -> str:
-    """Tag of a recommender version that names the version of its target or draft."""
+    """The tag of a recommender version with the version of its target or draft."""
     return f"atspeed.{part}_version"
 
 
 def version_of(client: "MlflowClient", name: str, alias: str) -> str | None:
-    """The version of registered model `name` that bears `alias`; None without one, or without such a model."""
+    """The version of registered model `name` with `alias`; None: there is no such alias or model."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -72,7 +71,7 @@ def recommender_version(client: "MlflowClient", dataset: str, version: str) -> "
     """A version of the data set's recommender.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such version.
     """
     from mlflow.exceptions import MlflowException
 
@@ -119,9 +118,9 @@ def accepted_before(dataset: str, date: str) -> Champion | None:
 
 
 def set_alias(client: "MlflowClient", dataset: str, alias: str, version: str) -> None:
-    """Give `alias` to a recommender version and to the target and draft that belong to it; the recommender last.
+    """Set `alias` on a recommender version and on its target and draft; the recommender last.
 
-    Whoever was killed in between finds the recommender as it was, and does it all again.
+    After a kill in between, the recommender's alias is unchanged and the next attempt sets all of them.
     """
     tags = recommender_version(client, dataset, version).tags
     for part in PARTS:
@@ -130,7 +129,7 @@ def set_alias(client: "MlflowClient", dataset: str, alias: str, version: str) ->
 
 
 def drop_alias(client: "MlflowClient", dataset: str, alias: str) -> None:
-    """Take `alias` from all three; the recommender last."""
+    """Delete `alias` from all three; the recommender last."""
     for part in (*PARTS, RECOMMENDER):
         client.delete_registered_model_alias(registered_name(dataset, part), alias)
 

@@ -1,7 +1,7 @@
-"""A night's models, taken from its commit: identifiers, target and draft, verified by the digests of its dvc.lock.
+"""Fetches the models of a commit: identifiers, target and draft, verified by the digests in its dvc.lock.
 
-Weights live once, in the DVC remote. Who needs those of a commit (evaluation of the champion, batch jobs, serving)
-gets them here into a folder that is made once and read by all.
+Weights are stored once, in the DVC remote. Evaluation of the champion, batch jobs and serving fetch them here into a
+folder that is written once and shared.
 """
 
 import fcntl
@@ -28,13 +28,13 @@ if TYPE_CHECKING:  # dvc and torch take seconds to import
 
     from atspeed_core.recommender import Recommender
 
-PLAN = "plan.json"  # commits of before there were plans have none
+PLAN = "plan.json"  # early commits have none
 
 log = logging.getLogger(__name__)
 
 
 def paths_of(method: str, *, with_data: bool = False) -> dict[str, Path]:
-    """Name in a fetched folder -> path in a commit, of all that belongs to a recommender with the draft of `method`."""
+    """Name in a fetched folder -> path in a commit, of every part of a recommender with the draft of `method`."""
     paths = {"identifiers": IDENTIFIERS, "target": TARGET, "draft": DRAFTS / method, PLAN: PLANS / f"{method}.json"}
     return {**paths, "processed": PROCESSED} if with_data else paths
 
@@ -48,22 +48,22 @@ def fetch_model(
     with_data: bool = False,
     remote: str | None = None,
 ) -> Path:
-    """Fetch the models of a commit, once: identifiers/, target/, draft/, params.yaml and, if asked for, processed/.
+    """Fetch the models of a commit, once: identifiers/, target/, draft/, params.yaml and, on request, processed/.
 
     Args:
-        commit: git commit (whole hash) that holds dvc.lock and params.yaml.
-        method: whose draft is wanted.
-        folder: where fetched models are kept; a second call with the same arguments returns at once.
+        commit: git commit (full hash) with dvc.lock and params.yaml.
+        method: of the draft.
+        folder: of all fetched models; a second call with the same arguments returns at once.
         repository: git repository with the commit, a folder or an address.
-        with_data: the processed data of the commit as well.
+        with_data: whether to fetch the processed data of the commit as well.
         remote: address of the DVC remote; None: the one that the repository is configured with.
 
     Returns:
         The folder of this commit and method.
 
     Raises:
-        UserError: the repository has no such commit, the commit no such method, or the data is not in the remote or
-            not what dvc.lock says.
+        UserError: the repository has no such commit, the commit no such method, or the data are not in the remote or
+            differ from the digests in dvc.lock.
         TemporaryError: repository or remote do not answer.
     """
     final = folder / "-".join([commit, method, *(["data"] if with_data else [])])
@@ -83,7 +83,7 @@ def fetch_for_deployment(commit: str, method: str, *, with_data: bool = False) -
 
 
 def locked_digests(lock: str) -> dict[str, str]:
-    """Path -> md5 of all outs in the text of a dvc.lock; that of a folder ends in ".dir"."""
+    """Path -> md5 of all outputs in the text of a dvc.lock; that of a folder ends in ".dir"."""
     stages = (yaml.safe_load(lock) or {}).get("stages", {})
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}
 
@@ -126,21 +126,21 @@ def _open(repository: str, commit: str, remote: str | None) -> "DVCFileSystem":
     return DVCFileSystem(repository, rev=commit, config=config)
 
 
-def _fetch(files: "DVCFileSystem", wanted: dict[str, Path], folder: Path) -> None:
-    """Copy `wanted` (name in `folder` -> path in the commit) and params.yaml, and compare them with dvc.lock."""
+def _fetch(files: "DVCFileSystem", paths: dict[str, Path], folder: Path) -> None:
+    """Copy `paths` (name in `folder` -> path in the commit) and params.yaml, and compare them with dvc.lock."""
     folder.mkdir()
     (folder / PARAMS).write_bytes(files.cat_file(str(PARAMS)))
     digests = locked_digests(files.cat_file("dvc.lock").decode())
-    for name, path in wanted.items():
+    for name, path in paths.items():
         if name == PLAN and str(path) not in digests:
             continue
         if str(path) not in digests:
-            raise UserError(f"dvc.lock of the commit does not hold {path}; take a commit whose stages all ran")
+            raise UserError(f"dvc.lock of the commit does not contain {path}; choose a commit whose stages all ran")
         files.get(str(path), str(folder / name), recursive=True)
         if tree_md5(folder / name) != digests[str(path)]:
             raise UserError(
-                f"{path}: what the DVC cache or remote holds is not what dvc.lock says ({digests[str(path)]}); "
-                "push it again from where it was made: dvc push"
+                f"{path}: the content in the DVC cache or remote differs from dvc.lock ({digests[str(path)]}); "
+                "push it again from where it was produced: dvc push"
             )
 
 
@@ -157,13 +157,13 @@ def _dvc_errors(commit: str, repository: str) -> Iterator[None]:
     except RevError:
         raise UserError(f"{where}: no such commit; fetch it into the repository, or correct {REPOSITORY}") from None
     except (FileNotFoundError, DvcException) as error:
-        remedy = f"push it from where it was made (dvc push), or correct {DVC_REMOTE}"
+        remedy = f"push it from where it was produced (dvc push), or correct {DVC_REMOTE}"
         raise UserError(f"{where}: not in the DVC remote ({masked(str(error))}); {remedy}") from None
 
 
 @contextmanager
 def _one_at_a_time(lock: Path) -> Iterator[None]:
-    """Two processes that want the same models make them once."""
+    """Make other processes that fetch the same models wait."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)

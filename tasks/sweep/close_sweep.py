@@ -1,4 +1,4 @@
-"""experiment_sweep, last step: one table of all experiments; one that failed is named in it and loses no other."""
+"""The last step of experiment_sweep: one table of all experiments; a failed one is listed and affects no other."""
 
 import html
 import json
@@ -42,38 +42,38 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(run_id: Annotated[str, typer.Option(help="Of the DAG run.")]) -> None:
-    """Compare the experiments, tell MLflow and end the sweep's run there."""
+    """Compare the experiments, log the comparison to MLflow and end the sweep's run there."""
     with command("close_sweep"):
         sweep = load_sweep(run_id)
-        results = {one.name: strict_figures(folder_of(run_id) / one.name, one) for one in sweep.experiments}
+        results = {item.name: strict_figures(folder_of(run_id) / item.name, item) for item in sweep.experiments}
         failed = [name for name, by_k in results.items() if by_k is None]
         files = write_comparison(folder_of(run_id), sweep, results)
-        tell_mlflow(sweep, results, files)
+        log_to_mlflow(sweep, results, files)
         if len(failed) == len(sweep.experiments):
             raise UserError(f"all {len(failed)} experiments failed; see their tasks' logs, then clear them")
         answer({"experiments": len(sweep.experiments), "failed": failed, "summary": str(files[0])})
 
 
-def strict_figures(kept: Path, one: Experiment) -> Json | None:
-    """K (as text) -> figures of the experiment's draft under strict; None: it has not come to an end."""
-    if not (kept / METRICS).exists():
+def strict_figures(folder: Path, experiment: Experiment) -> Json | None:
+    """K (as text) -> figures of the experiment's draft, strict verification; None: it has not finished."""
+    if not (folder / METRICS).exists():
         return None
-    return dict(read_json(kept / METRICS)["methods"][one.method]["strict"])
+    return dict(read_json(folder / METRICS)["methods"][experiment.method]["strict"])
 
 
 def comparison(sweep: Sweep, results: dict[str, Json | None]) -> pd.DataFrame:
-    """One row an experiment and K: name, method, the settings that differ, K, figures."""
+    """One row per experiment and K: name, method, the settings that differ, K, figures."""
     rows = [
-        {"experiment": one.name, "method": one.method, **texts(one.overrides), "k": int(k)}
+        {"experiment": item.name, "method": item.method, **texts(item.overrides), "k": int(k)}
         | {name: figures[name] for name in FIGURES if name in figures}
-        for one in sweep.experiments
-        for k, figures in (results[one.name] or {}).items()
+        for item in sweep.experiments
+        for k, figures in (results[item.name] or {}).items()
     ]
     return pd.DataFrame(rows)
 
 
 def texts(overrides: dict[str, Any]) -> dict[str, str]:
-    """Settings as they stand in a table."""
+    """Settings as cells of a table."""
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in overrides.items()}
 
 
@@ -92,11 +92,11 @@ def write_comparison(folder: Path, sweep: Sweep, results: dict[str, Json | None]
     return [folder / name for name in contents]
 
 
-def failure_line(kept: Path, name: str) -> str:
-    """What is known of an experiment that has no figures."""
-    if not (kept / FAILURE).exists():
-        return f"{name}: did not come to an end"
-    failure = read_json(kept / FAILURE)
+def failure_line(folder: Path, name: str) -> str:
+    """The reason why an experiment has no figures."""
+    if not (folder / FAILURE).exists():
+        return f"{name}: did not finish"
+    failure = read_json(folder / FAILURE)
     return f"{name}: {failure['stage']}, exit code {failure['exit_code']}"
 
 
@@ -110,41 +110,41 @@ def summary(sweep: Sweep, table: pd.DataFrame, failures: list[str]) -> str:
 
 
 def markdown(table: pd.DataFrame) -> list[str]:
-    """The lines of a Markdown table; figures with three digits after the point."""
+    """The lines of a Markdown table; figures with three decimals."""
     cells = [[f"{v:.3f}" if isinstance(v, float) and v == v else str(v) for v in row] for row in table.to_numpy(object)]
     rows = [list(table.columns), ["---"] * len(table.columns), *cells]
     return [f"| {' | '.join(cell.replace('|', '/').replace('nan', '-') for cell in row)} |" for row in rows] + [""]
 
 
 def page(sweep: Sweep, table: pd.DataFrame, failures: list[str]) -> str:
-    """A page with the main figures by K, a line an experiment; it opens without a network."""
+    """A page with the main figures by K, one line per experiment; it needs no network."""
     plots = [plot(table, name, title) for name, title in PLOTTED.items() if len(table)]
     parts = [p.to_html(full_html=False, include_plotlyjs=number == 0) for number, p in enumerate(plots)]
     title = html.escape(f"Sweep {sweep.run_id}")
-    listed = "".join(f"<li>failed: {html.escape(line)}</li>" for line in failures)
+    failed = "".join(f"<li>failed: {html.escape(line)}</li>" for line in failures)
     head = f'<meta charset="utf-8"><title>{title}</title>'
-    body = f"<h1>{title}</h1><ul>{listed}</ul>{''.join(parts)}{table.to_html(index=False)}"
+    body = f"<h1>{title}</h1><ul>{failed}</ul>{''.join(parts)}{table.to_html(index=False)}"
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
 
 
 def plot(table: pd.DataFrame, name: str, title: str) -> go.Figure:
-    """One figure by K, a line an experiment."""
+    """One figure by K, one line per experiment."""
     figure = go.Figure(layout={"title": title, "xaxis_title": "K", "yaxis_title": name})
     for label, rows in table.groupby("experiment", sort=False):
         figure.add_scatter(x=rows["k"], y=rows[name], name=str(label), mode="lines+markers")
     return figure
 
 
-def tell_mlflow(sweep: Sweep, results: dict[str, Json | None], files: list[Path]) -> None:
-    """A run for each experiment below the sweep's, the comparison in the sweep's, which ends with it.
+def log_to_mlflow(sweep: Sweep, results: dict[str, Json | None], files: list[Path]) -> None:
+    """Log a run per experiment below the sweep's run, then the comparison to the sweep's run, and end it.
 
     Raises:
         TemporaryError: the server does not answer.
     """
     failed = [name for name, by_k in results.items() if by_k is None]
     with experiment() as (client, experiment_id):
-        for one in sweep.experiments:
-            tell_experiment(client, experiment_id, sweep, one, results[one.name])
+        for item in sweep.experiments:
+            log_experiment(client, experiment_id, sweep, item, results[item.name])
         for file in files:
             client.log_artifact(sweep.mlflow_run_id, str(file))
         client.set_tag(sweep.mlflow_run_id, FAILED, ", ".join(failed))
@@ -154,16 +154,16 @@ def tell_mlflow(sweep: Sweep, results: dict[str, Json | None], files: list[Path]
         client.set_terminated(sweep.mlflow_run_id, status)
 
 
-def tell_experiment(
-    client: "MlflowClient", experiment_id: str, sweep: Sweep, one: Experiment, by_k: Json | None
+def log_experiment(
+    client: "MlflowClient", experiment_id: str, sweep: Sweep, item: Experiment, by_k: Json | None
 ) -> None:
-    """The experiment's own run: its settings and its figures, with step = K; once."""
-    tags = {"mlflow.parentRunId": sweep.mlflow_run_id, "dataset": sweep.dataset, "dvc.experiment": one.name}
-    key = (KEY, f"experiment-{sweep.run_id}-{one.name}")
-    run = find_or_create_run(client, experiment_id, one.name, key, {**tags, "method": one.method})
+    """Log the run of an experiment, once: its settings, and its figures with step = K."""
+    tags = {"mlflow.parentRunId": sweep.mlflow_run_id, "dataset": sweep.dataset, "dvc.experiment": item.name}
+    key = (KEY, f"experiment-{sweep.run_id}-{item.name}")
+    run = find_or_create_run(client, experiment_id, item.name, key, {**tags, "method": item.method})
     if run.info.status == "FINISHED":
         return
-    for name, value in {"method": one.method, **texts(one.overrides)}.items():
+    for name, value in {"method": item.method, **texts(item.overrides)}.items():
         client.log_param(run.info.run_id, allowed_name(name), value)
     for k, figures in (by_k or {}).items():
         for name in (name for name in FIGURES if name in figures):

@@ -1,7 +1,7 @@
-"""experiment_sweep, first step: every method with every change of settings, checked before anything starts.
+"""The first step of experiment_sweep: every method with every change of settings, checked before anything starts.
 
-What a sweep leaves, in sweeps/RUN/ of ATSPEED_HOME: sweep.json (`Sweep`), NAME/metrics.json of each experiment and the
-table that compares them.
+A sweep writes, in sweeps/RUN/ of ATSPEED_HOME: sweep.json (`Sweep`), NAME/metrics.json of each experiment and the table
+that compares them.
 """
 
 import json
@@ -50,7 +50,7 @@ class Experiment(BaseModel):
 
 
 class Sweep(BaseModel):
-    """What a sweep works on, fixed when it is planned.
+    """The facts of a sweep, fixed when it is planned.
 
     Attributes:
         run_id: of the DAG run; also ATSPEED_RUN_ID of the stages.
@@ -73,53 +73,55 @@ class Sweep(BaseModel):
 def main(
     run_id: Annotated[str, typer.Option(help="Of the DAG run.")],
     dataset: Annotated[str, typer.Option(help="Name of the preset.")],
-    methods: Annotated[str, typer.Option(help="Draft methods, with commas; none: those of the preset.")] = "",
+    methods: Annotated[
+        str, typer.Option(help="Draft methods, separated by commas; default: those of the preset.")
+    ] = "",
     overrides: Annotated[str, typer.Option(help='JSON list of changes, [{"align_draft.alpha": 0.3}, ...].')] = "[{}]",
     revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit; none: the newest night, else ATSPEED_REVISION, HEAD.")
+        str | None, typer.Option(help="Branch, tag or commit; default: the newest night, else ATSPEED_REVISION.")
     ] = None,
 ) -> None:
-    """Check every change of settings and open the parent run; answer the experiments."""
+    """Check every change of settings and open the parent run; answer with the experiments."""
     with command("plan_sweep"):
-        asked = experiments(methods_of(dataset, methods), changes_in(overrides))
-        sweep = plan(run_id, dataset, asked, revision)
-        answer({"experiments": [one.model_dump() for one in sweep.experiments], "commit": sweep.commit})
+        requested = experiments(methods_of(dataset, methods), changes_in(overrides))
+        sweep = plan(run_id, dataset, requested, revision)
+        answer({"experiments": [item.model_dump() for item in sweep.experiments], "commit": sweep.commit})
 
 
-def plan(run_id: str, dataset: str, asked: list[Experiment], revision: str | None) -> Sweep:
-    """The sweep of this run id: the one that it has already, or a new one.
+def plan(run_id: str, dataset: str, requested: list[Experiment], revision: str | None) -> Sweep:
+    """The sweep of this run id: the existing one, or a new one.
 
     Raises:
         UserError: an experiment's params are wrong, or the run id belongs to another sweep.
         TemporaryError: the repository or the tracking server cannot be reached.
     """
     if not re.fullmatch(r"[\w.~:+-]+", run_id):
-        raise UserError(f"--run-id '{run_id}': letters, digits and _ . ~ : + - only")
+        raise UserError(f"--run-id '{run_id}': use only letters, digits and _ . ~ : + -")
     if (folder_of(run_id) / SWEEP).exists():
-        known = load_sweep(run_id)
-        if (known.dataset, known.experiments) != (dataset, asked):
+        existing = load_sweep(run_id)
+        if (existing.dataset, existing.experiments) != (dataset, requested):
             raise UserError(f"--run-id {run_id} was planned with other experiments; choose another one")
-        return known
-    commit = pinned(dataset, asked, revision)
+        return existing
+    commit = pinned_commit(dataset, requested, revision)
     sweep = Sweep(
         run_id=run_id,
         dataset=dataset,
         commit=commit,
-        mlflow_run_id=open_parent(run_id, dataset, commit, len(asked)),
-        experiments=asked,
+        mlflow_run_id=open_parent(run_id, dataset, commit, len(requested)),
+        experiments=requested,
     )
     write_json(folder_of(run_id) / SWEEP, sweep.model_dump())
     return sweep
 
 
 def methods_of(dataset: str, methods: str) -> list[str]:
-    """The methods named in `methods`, with commas, or those of the preset."""
-    named = [name.strip() for name in methods.split(",") if name.strip()]
-    return known_methods(named or list(load_preset(dataset).methods))
+    """The methods in `methods`, separated by commas; those of the preset where it is empty."""
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    return known_methods(names or list(load_preset(dataset).methods))
 
 
 def changes_in(text: str) -> list[dict[str, Any]]:
-    """The list of changes in a JSON text; an empty list means: no change.
+    """The list of changes in a JSON text; an empty list becomes one without a change.
 
     Raises:
         UserError: it is no JSON list of objects.
@@ -130,7 +132,7 @@ def changes_in(text: str) -> list[dict[str, Any]]:
         value = None
     if not isinstance(value, list) or not all(isinstance(change, dict) for change in value):
         raise UserError(
-            f"--overrides '{text}': no JSON list of objects; write it like [{{\"align_draft.alpha\": 0.3}}]"
+            f"--overrides '{text}': not a JSON list of objects; write it like [{{\"align_draft.alpha\": 0.3}}]"
         )
     return value or [{}]
 
@@ -145,13 +147,13 @@ def experiments(methods: list[str], changes: list[dict[str, Any]]) -> list[Exper
 
 
 def label(change: dict[str, Any]) -> str:
-    """What a change says, short and fit for a file name."""
+    """A short label of a change, valid in a file name."""
     texts = [f"-{key.rpartition('.')[2]}={value}" for key, value in change.items()]
     return re.sub(r"[^\w.=-]", "_", "".join(texts))[:LONGEST_LABEL]
 
 
-def pinned(dataset: str, asked: list[Experiment], revision: str | None) -> str:
-    """The commit that the sweep works on, where every experiment's params are in order.
+def pinned_commit(dataset: str, requested: list[Experiment], revision: str | None) -> str:
+    """The commit of the sweep, after a check of every experiment's params.
 
     Raises:
         UserError: there is no such revision or preset, or the params of an experiment are wrong.
@@ -163,8 +165,8 @@ def pinned(dataset: str, asked: list[Experiment], revision: str | None) -> str:
         clone(checkout)
         night = night_before(dataset, END_OF_TIME, checkout)
         commit = check_out(revision or night or deployment.revision, checkout)
-        for one in asked:
-            set_params(checkout, dataset, one.overrides, Path(scratch) / PARAMS)
+        for item in requested:
+            set_params(checkout, dataset, item.overrides, Path(scratch) / PARAMS)
     return commit
 
 
@@ -194,7 +196,7 @@ def open_parent(run_id: str, dataset: str, commit: str, count: int) -> str:
 
 
 def folder_of(run_id: str) -> Path:
-    """Where a sweep keeps its results."""
+    """The folder of a sweep's results."""
     return Deployment.from_environment().sweeps / safe_name(run_id)
 
 
@@ -208,7 +210,7 @@ def load_sweep(run_id: str) -> Sweep:
         folder_of(run_id) / SWEEP,
         Sweep,
         if_missing="plan the sweep first: python -m tasks.sweep.plan_sweep",
-        if_damaged="remove it and plan the sweep anew",
+        if_damaged="remove it and plan the sweep again",
     )
 
 

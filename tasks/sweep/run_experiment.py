@@ -1,7 +1,7 @@
-"""experiment_sweep, for each experiment: the whole pipeline in a checkout of its own, metrics.json kept.
+"""The second step of experiment_sweep, once per experiment: the whole pipeline in a checkout of its own.
 
-What several experiments share is run once: DVC's cache and run cache are shared by all checkouts, and an experiment
-waits while another one does the same work up to the target.
+Stages that several experiments share run once: all checkouts share DVC's cache and run cache, and an experiment waits
+while another one does the same work up to the target. Its metrics.json is copied to the folder of the sweep.
 """
 
 import fcntl
@@ -37,9 +37,9 @@ if TYPE_CHECKING:  # takes a second to import
     from dvc.repo import Repo
 
 METRICS, FAILURE = "metrics.json", "failure.json"
-COMMON = ("cache_topk", "evaluate_target")  # the last stages that belong to no method; all before them, too
-OF_A_METHOD = ("align_draft", "report")  # sections of params.yaml that those do not read
-DATA = Path("data/interactions.dvc")  # of data sets that come in day by day
+COMMON = ("cache_topk", "evaluate_target")  # these and all stages before them do not depend on the method
+OF_A_METHOD = ("align_draft", "report")  # sections of params.yaml that these do not read
+DATA = Path("data/interactions.dvc")  # of data sets with nights
 
 log = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -48,70 +48,70 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     run_id: Annotated[str, typer.Option(help="Of the DAG run.")],
-    name: Annotated[str, typer.Option(help="Of the experiment, as plan_sweep answered it.")],
+    name: Annotated[str, typer.Option(help="Of the experiment, from the answer of plan_sweep.")],
 ) -> None:
-    """Run an experiment and keep its metrics.json; one that has been run is left alone."""
+    """Run an experiment and save its metrics.json; a finished one is not run again."""
     with command("run_experiment"):
         signal.signal(signal.SIGTERM, lambda *_: end_tree())
         sweep = load_sweep(run_id)
-        one = named(sweep, name)
-        kept = folder_of(run_id) / one.name
-        checkout = checkout_of(f"{run_id}~{one.name}")
-        if not (kept / METRICS).exists():
-            make_checkout(sweep, one, checkout)
-            run(sweep, one, checkout, kept)
-        if checkout.exists():  # a checkout goes when nothing of it waits for MLflow any more
+        experiment = experiment_named(sweep, name)
+        results = folder_of(run_id) / experiment.name
+        checkout = checkout_of(f"{run_id}~{experiment.name}")
+        if not (results / METRICS).exists():
+            make_checkout(sweep, experiment, checkout)
+            run(sweep, experiment, checkout, results)
+        if checkout.exists():  # it is removed when all of its records have been sent to MLflow
             send_pending(checkout / OUTBOX)
             shutil.rmtree(checkout)
-        answer({"name": one.name, "metrics": str(kept / METRICS)})
+        answer({"name": experiment.name, "metrics": str(results / METRICS)})
 
 
-def named(sweep: Sweep, name: str) -> Experiment:
+def experiment_named(sweep: Sweep, name: str) -> Experiment:
     """The experiment of that name.
 
     Raises:
-        UserError: the sweep has none.
+        UserError: the sweep has none of that name.
     """
-    for one in sweep.experiments:
-        if one.name == name:
-            return one
-    known = ", ".join(one.name for one in sweep.experiments)
-    raise UserError(f"--name '{name}': no experiment of the sweep; known: {known}")
+    for experiment in sweep.experiments:
+        if experiment.name == name:
+            return experiment
+    known = ", ".join(experiment.name for experiment in sweep.experiments)
+    raise UserError(f"--name '{name}': not an experiment of the sweep; known: {known}")
 
 
-def make_checkout(sweep: Sweep, one: Experiment, checkout: Path) -> None:
-    """Clone the pinned commit with the experiment's params and its method alone, unless an earlier attempt did."""
+def make_checkout(sweep: Sweep, experiment: Experiment, checkout: Path) -> None:
+    """Clone the pinned commit and set the experiment's params and method, unless an earlier attempt did."""
     if checkout.exists():
         return
     with replacing(checkout) as temporary:
         clone(temporary)
         check_out(sweep.commit, temporary)
         configure(temporary)
-        set_params(temporary, sweep.dataset, one.overrides, temporary / PARAMS)
-        wire_methods(temporary, [one.method])
+        set_params(temporary, sweep.dataset, experiment.overrides, temporary / PARAMS)
+        wire_methods(temporary, [experiment.method])
 
 
-def run(sweep: Sweep, one: Experiment, checkout: Path, kept: Path) -> None:
-    """Run the experiment's stages in `checkout` and keep what came of it in `kept`."""
+def run(sweep: Sweep, experiment: Experiment, checkout: Path, results: Path) -> None:
+    """Run the experiment's stages in `checkout` and write metrics.json or failure.json into `results`."""
     os.chdir(checkout)
-    os.environ.update({RUN_ID: sweep.run_id, DVC_EXPERIMENT: one.name, SENDER: "run_experiment"})
+    os.environ.update({RUN_ID: sweep.run_id, DVC_EXPERIMENT: experiment.name, SENDER: "run_experiment"})
     end_orphans(Path())
     own_children(Path())
-    kept.mkdir(parents=True, exist_ok=True)
+    results.mkdir(parents=True, exist_ok=True)
     with dvc_project() as repo:
         drop_stale_locks(repo)
         if DATA.exists():
             repo.pull([str(DATA)])
-        with only_one_at(kept.parent / f".{common_work()}.lock"):
-            reproduce(repo, list(COMMON), kept)
-        reproduce(repo, ["report"], kept)
-    with replacing(kept / METRICS) as temporary:
+        with only_one_at(results.parent / f".{common_work()}.lock"):
+            reproduce(repo, list(COMMON), results)
+        reproduce(repo, ["report"], results)
+    with replacing(results / METRICS) as temporary:
         shutil.copyfile(RESULTS / METRICS, temporary)
-    (kept / FAILURE).unlink(missing_ok=True)
+    (results / FAILURE).unlink(missing_ok=True)
 
 
-def reproduce(repo: "Repo", targets: list[str], kept: Path) -> None:
-    """Run what `targets` need; where a stage fails this process ends with the same exit code."""
+def reproduce(repo: "Repo", targets: list[str], results: Path) -> None:
+    """Run the stages that `targets` need; if one fails, this process ends with the same exit code."""
     from dvc.exceptions import ReproductionError
 
     try:
@@ -120,14 +120,14 @@ def reproduce(repo: "Repo", targets: list[str], kept: Path) -> None:
         code = exit_code_in(error)
         if code is None:
             raise
-        write_json(kept / FAILURE, {"stage": str(error), "exit_code": code})
+        write_json(results / FAILURE, {"stage": str(error), "exit_code": code})
         log.error("%s", error)
         send_or_warn()
         sys.exit(code)
 
 
 def common_work() -> str:
-    """A name for what is done before any method comes in: the same for experiments that share it."""
+    """A hash of the params of all stages before the methods; experiments that share these stages share the hash."""
     params = yaml.safe_load(Path(PARAMS).read_text(encoding="utf-8"))
     shared = {section: values for section, values in params.items() if section not in OF_A_METHOD}
     return sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:16]
@@ -135,7 +135,7 @@ def common_work() -> str:
 
 @contextmanager
 def only_one_at(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process; who comes second waits."""
+    """Hold a lock until the block or the process ends; others wait for it."""
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -100,7 +100,7 @@ def test_a_night_without_new_data_does_nothing_and_says_so(stack: Stack, mlflow_
     assert stack.deployment.tags() == []
     parent = parent_of(mlflow_client, run_id)
     assert parent.data.tags["atspeed.state"] == "skipped"
-    assert "no interactions came in" in parent.data.tags["mlflow.note.content"]
+    assert "no interactions arrived" in parent.data.tags["mlflow.note.content"]
 
 
 def test_a_backfill_gives_every_date_its_own_version(stack: Stack, mlflow_client: Any, tmp_path: Path) -> None:

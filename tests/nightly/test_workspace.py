@@ -161,7 +161,7 @@ def test_a_run_opened_after_it_was_closed_finds_the_same_facts(deployment: Deplo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"date": "2016-02-30"}, "no day"),
+        ({"date": "2016-02-30"}, "not a day"),
         ({"date": "20161005"}, "write it like 2016-10-05"),
         ({"date": "2999-01-01"}, "is in the future"),
         ({"dataset": "unknown"}, "no such preset; known: toy"),
@@ -403,7 +403,7 @@ def test_a_night_without_new_data_says_so(deployment: Deployment) -> None:
     close_run("scheduled__2016-10-05T02:00:00+00:00", "skipped", [])
     (run,) = parents(os.environ["MLFLOW_EXPERIMENT_NAME"])
     assert (run.info.status, run.data.tags["atspeed.state"]) == ("FINISHED", "skipped")
-    assert "no interactions came in" in run.data.tags["mlflow.note.content"]
+    assert "no interactions arrived" in run.data.tags["mlflow.note.content"]
     assert not checkout.exists()
 
 

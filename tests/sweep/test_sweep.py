@@ -271,7 +271,7 @@ def test_mistakes_are_named_before_anything_starts(deployment: Path) -> None:
     for methods, overrides, message in (
         ("sft", '[{"align_draft.alpa": 0.3}]', "unknown key 'align_draft.alpa'; did you mean 'alpha'?"),
         ("sft", '[{}, {"align_draft.alpha": 3}]', "'align_draft.alpha': Input should be less than or equal to 1"),
-        ("sft", '{"align_draft.alpha": 3}', "no JSON list of objects"),
+        ("sft", '{"align_draft.alpha": 3}', "not a JSON list of objects"),
         ("unheard", "[{}]", "unknown 'unheard'"),
     ):
         assert message in refusal(plan_sweep, *options, methods, "--overrides", overrides)
