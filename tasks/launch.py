@@ -1,8 +1,8 @@
 """How training is launched: torchrun on this machine, or on every node of the job that this process runs in.
 
-- Slurm: with more than one node in the allocation, one torchrun a node through `srun`; they meet at this node.
+- Slurm: with more than one node in the allocation, one torchrun per node through `srun`; their rendezvous is this node.
 - torchrun's own variables (PET_NNODES, PET_NODE_RANK, PET_RDZV_ENDPOINT, ...), as a Kubernetes training operator sets
-  them: they are left to torchrun, and the other nodes run the same command.
+  them: torchrun reads them, and the other nodes run the same command.
 - Otherwise: this machine alone.
 """
 
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Literal
 
-PORT = 29_400  # where the nodes of a Slurm job meet, plus what tells jobs of one machine apart
+PORT = 29_400  # of the rendezvous in a Slurm job, plus an offset that differs between jobs of one machine
 PORTS = 1_000
 
 
@@ -20,7 +20,7 @@ def torchrun(num_processes: int | Literal["auto"], environment: Mapping[str, str
     """The start of the command line; module and arguments follow.
 
     Args:
-        num_processes: a node; "auto": one a GPU, one where there is none.
+        num_processes: per node; "auto": one per GPU, one where there is none.
         environment: of the job.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes(num_processes))]
@@ -28,20 +28,20 @@ def torchrun(num_processes: int | Literal["auto"], environment: Mapping[str, str
         return command
     if (nodes := num_nodes(environment)) > 1:
         job = int(environment["SLURM_JOB_ID"])
-        meeting = ["--rdzv-backend", "c10d", "--rdzv-id", str(job), "--rdzv-endpoint"]
+        rendezvous = ["--rdzv-backend", "c10d", "--rdzv-id", str(job), "--rdzv-endpoint"]
         step = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
-        return [*step, *command, "--nnodes", str(nodes), *meeting, f"{socket.gethostname()}:{PORT + job % PORTS}"]
+        return [*step, *command, "--nnodes", str(nodes), *rendezvous, f"{socket.gethostname()}:{PORT + job % PORTS}"]
     return [*command, "--standalone"]
 
 
 def num_nodes(environment: Mapping[str, str] = os.environ) -> int:
-    """Nodes of the job; of an elastic one (PET_NNODES "2:4") the most."""
-    given = environment.get("PET_NNODES") or environment.get("SLURM_JOB_NUM_NODES") or "1"
-    return int(given.split(":")[-1])
+    """Number of nodes of the job; of an elastic one (PET_NNODES "2:4") the maximum."""
+    nodes = environment.get("PET_NNODES") or environment.get("SLURM_JOB_NUM_NODES") or "1"
+    return int(nodes.split(":")[-1])
 
 
 def processes(num_processes: int | Literal["auto"]) -> int:
-    """Processes a node."""
+    """Number of processes per node."""
     if num_processes != "auto":
         return num_processes
     import torch
@@ -50,5 +50,5 @@ def processes(num_processes: int | Literal["auto"]) -> int:
 
 
 def threads_each(num_processes: int) -> int:
-    """Torchrun gives every process one thread unless told otherwise; share this node's cores out evenly instead."""
+    """Threads per process: an equal share of this node's cores, where torchrun's default is one thread."""
     return max(1, len(os.sched_getaffinity(0)) // num_processes)

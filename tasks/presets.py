@@ -10,22 +10,22 @@ from atspeed_core.errors import UserError
 from atspeed_core.settings import DEFAULT_METHODS, Method, Positive, Section, Share
 from atspeed_core.validation import explain
 
-PRESETS = Path("presets")  # of data sets that have nights
+PRESETS = Path("presets")  # those of data sets with nights
 DATASETS, TARGETS = PRESETS / "datasets", PRESETS / "targets"
 
 
 class Checks(Section):
-    """What the day's interactions must look like before any training time is spent; see atspeed_core/data/drift.py.
+    """Bounds of a day's interactions, checked before any training time is spent; see atspeed_core/data/drift.py.
 
     Attributes:
-        window_days: how many earlier days the day is compared with.
-        volume_low: fewest interactions, as a share of the median of the earlier days.
-        volume_high: most interactions, as a multiple of that median.
-        max_new_items: largest share of interactions with items never seen before.
-        max_new_users: largest share of interactions by users never seen before.
+        window_days: number of earlier days that the day is compared with.
+        volume_low: smallest number of interactions, as a share of the median of the earlier days.
+        volume_high: largest number of interactions, as a multiple of that median.
+        max_new_items: largest share of interactions with new items.
+        max_new_users: largest share of interactions by new users.
         max_popularity_shift: largest population stability index of item popularity against the earlier days.
-        max_rating_shift: largest Kolmogorov-Smirnov distance of the ratings to those of the earlier days.
-        min_rows: with fewer interactions than these, shares and shifts are told but not judged.
+        max_rating_shift: largest Kolmogorov-Smirnov distance between the ratings and those of the earlier days.
+        min_rows: with fewer interactions than these, shares and shifts are logged but not judged.
     """
 
     window_days: Positive = 28
@@ -39,16 +39,16 @@ class Checks(Section):
 
 
 class Gate(Section):
-    """What a challenger must show to become champion; see atspeed_core/evaluation/gate.py.
+    """The conditions for a challenger to become champion; see atspeed_core/evaluation/gate.py.
 
     Attributes:
         k: list length that is judged.
-        tolerance: how far recall and NDCG may lie below the champion's, absolute.
-        risk: refused when the paired bootstrap finds a larger loss than `tolerance` more probable than this.
-        min_accepted_steps: floor of AS, strict.
-        min_walltime_speedup: floor of WS, strict.
+        tolerance: by how much Recall and NDCG may be lower than the champion's, absolute.
+        risk: largest accepted probability, by the paired bootstrap, of a loss greater than `tolerance`.
+        min_accepted_steps: smallest AS, strict verification.
+        min_walltime_speedup: smallest WS, strict verification.
         max_latency_ratio: p95 latency over the champion's, judged on the same device only.
-        approval: whether a person has to agree as well.
+        approval: whether a person has to approve as well.
     """
 
     k: Positive = 10
@@ -84,8 +84,8 @@ class Nightly(Section):
 
     Attributes:
         feed: folder of the days' interactions (YYYY-MM-DD.parquet or .csv); relative to ATSPEED_HOME, and
-            feeds/NAME there when not given.
-        full_retrain_days: every so many days nothing is taken over from the champion; 0: never.
+            feeds/NAME there by default.
+        full_retrain_days: interval in days of training from scratch; 0: never.
     """
 
     feed: str | None = None
@@ -99,9 +99,9 @@ class Preset(Section):
     """The content of presets/NAME.yaml.
 
     Attributes:
-        description: one line, shown where a data set is chosen.
+        description: one line, shown in lists of presets.
         methods: draft alignment methods of a night.
-        params: sections of params.yaml and what changes in them.
+        params: section of params.yaml -> the settings that change.
         nightly: how the nights are run.
     """
 

@@ -1,8 +1,8 @@
 """Which processes belong to a run, and how they end when the run that started them was killed.
 
-A killed `dvc` leaves its stage running, and a killed stage leaves the processes of torchrun running. So whoever
-starts others marks them with its own identity, ends itself when the one who started it is gone, and before it
-starts ends what a killed predecessor left behind.
+A killed `dvc` leaves its stage running, and a killed stage leaves the processes of torchrun running. So a process that
+starts others marks them with its own identity, ends when its own starter is gone, and first ends the processes that a
+killed predecessor left behind.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ EXIT_ABANDONED = 75
 
 
 def own_children(folder: Path) -> None:
-    """Mark all processes that this one starts from now on as its own."""
+    """Mark all processes that this one will start as its own."""
     me = psutil.Process()
     os.environ[OWNER] = f"{me.pid}:{me.create_time():.2f}:{folder.resolve()}"
 
@@ -44,8 +44,8 @@ def end_with(starter: psutil.Process | None) -> None:
 
 def end_orphans(folder: Path) -> list[int]:
     """End the processes of this project whose owner is gone; returns their ids."""
-    spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    orphans = [p for p in psutil.process_iter() if p.pid not in spared and _is_orphan(p, folder)]
+    excluded = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    orphans = [p for p in psutil.process_iter() if p.pid not in excluded and _is_orphan(p, folder)]
     kill(orphans)
     return [orphan.pid for orphan in orphans]
 
@@ -56,7 +56,7 @@ def marked(environment: dict[str, str], folder: Path) -> bool:
 
 
 def owner_in(environment: dict[str, str], folder: Path) -> psutil.Process | None:
-    """The owner named in the environment of a marked process, where it is still alive."""
+    """The owner in the environment of a marked process; None: it is gone, or the process is not marked."""
     if not marked(environment, folder):
         return None
     pid, started, _ = environment[OWNER].split(":", 2)
@@ -68,17 +68,17 @@ def owner_in(environment: dict[str, str], folder: Path) -> psutil.Process | None
 
 
 def dvc_above() -> psutil.Process | None:
-    """The `dvc` command that started this process, if one did."""
+    """The `dvc` command that started this process; None: it was not started by one."""
     return _above({"dvc"}) if "DVC_STAGE" in os.environ else None
 
 
 def make_above() -> psutil.Process | None:
-    """The `make` that started this process, if one did."""
+    """The `make` that started this process; None: it was not started by one."""
     return _above({"make", "gmake"}) if "MAKELEVEL" in os.environ else None
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether the process runs; one that ended but was not collected by its parent does not."""
+    """Whether the process runs; a zombie does not."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -86,7 +86,7 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def end_tree() -> None:
-    """End this process at once, and all that it started."""
+    """End this process and all its descendants immediately."""
     with contextlib.suppress(psutil.Error):
         kill(psutil.Process().children(recursive=True))
     os._exit(EXIT_ABANDONED)

@@ -1,6 +1,6 @@
-"""What a run of a stage leaves for MLflow: a folder in outbox/, written whole, sent later (tasks/tracking.py).
+"""The record of a stage's run for MLflow: a folder in outbox/, written atomically and sent by tasks/tracking.py.
 
-It holds record.json (params, tags, metrics) and artifacts/ (copies of the files).
+It contains record.json (params, tags, metrics) and artifacts/ (copies of the files).
 """
 
 import hashlib
@@ -26,22 +26,22 @@ Json = dict[str, Any]
 
 OUTBOX = Path("outbox")
 CHUNK_BYTES = 1 << 20
-GIT_SECONDS = 10  # a stage waits no longer to know its commit
+GIT_SECONDS = 10  # a stage does not wait longer for its commit
 
 
 def provenance(stage: str, method: str | None, params: Params) -> Json:
-    """All that decides what a stage does: its params and the digests of its code and data, with their key.
+    """Everything that determines the result of a stage: its params, the digests of its code and data, and their key.
 
-    Two runs with one key are the same work. A stage that `dvc.yaml` of this folder does not hold has nothing to
-    compare with: its key is new each time.
+    Two runs with the same key are the same work. A stage that is not in `dvc.yaml` of this folder gets a new key each
+    time.
     """
-    wired = _wiring(stage, method, _flatten(params))
+    wiring = _wiring(stage, method, _flatten(params))
     facts = {
         "stage": stage,
         "method": method,
-        "params": flat_params(params, wired.get("params", list(type(params).model_fields))),
-        "digests": {dep: digest(Path(dep)) for dep in wired.get("deps", [])},
-        "unwired": None if wired else uuid.uuid4().hex,
+        "params": flat_params(params, wiring.get("params", list(type(params).model_fields))),
+        "digests": {dep: digest(Path(dep)) for dep in wiring.get("deps", [])},
+        "unwired": None if wiring else uuid.uuid4().hex,
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
     return {**facts, "key": key}
@@ -49,8 +49,8 @@ def provenance(stage: str, method: str | None, params: Params) -> Json:
 
 def flat_params(params: Params, names: list[str]) -> dict[str, str]:
     """The sections or single settings `names` as "section.key" -> text."""
-    every = _flatten(params)
-    return {key: value for key, value in every.items() if any(f"{key}.".startswith(f"{name}.") for name in names)}
+    texts = _flatten(params)
+    return {key: text for key, text in texts.items() if any(f"{key}.".startswith(f"{name}.") for name in names)}
 
 
 def digest(path: Path) -> str:
@@ -68,7 +68,7 @@ def digest(path: Path) -> str:
 
 
 def pipeline_run() -> str | None:
-    """The pipeline run that this stage belongs to; None for a stage started by hand."""
+    """The pipeline run that this stage belongs to; None: it was started by hand."""
     if run_id := Deployment.from_environment().run_id:
         return run_id
     dvc = dvc_above()
@@ -85,8 +85,8 @@ def write_record(record: Json, artifacts: list[Path], outbox: Path = OUTBOX) -> 
 
     Args:
         record: stage, method, params, digests and key (`provenance`), started (ms), facts, metrics.
-        artifacts: files or folders; one that does not exist is left out.
-        outbox: where records wait.
+        artifacts: files or folders; those that do not exist are skipped.
+        outbox: folder of the records that were not sent yet.
     """
     folder = outbox / f"{milliseconds()}-{record['stage']}-{record['key'][:8]}"
     with replacing(folder) as temporary:
@@ -99,7 +99,7 @@ def write_record(record: Json, artifacts: list[Path], outbox: Path = OUTBOX) -> 
 
 
 def surroundings() -> Json:
-    """Pipeline run, commit and dvc.lock at this moment."""
+    """The current pipeline run, experiment, commit and dvc.lock."""
     return {
         "pipeline_run": pipeline_run(),
         "experiment": Deployment.from_environment().dvc_experiment,
@@ -110,14 +110,14 @@ def surroundings() -> Json:
 
 
 def _wiring(stage: str, method: str | None, values: dict[str, str]) -> Json:
-    """Params and deps of the stage in `dvc.yaml`, with method and settings filled in; empty where it is not there."""
+    """Params and deps of the stage in `dvc.yaml`, with method and settings filled in; empty: there is no such stage."""
     try:
         stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
     except FileNotFoundError:
         return {}
-    known = {"item.method": method or "", **values}
-    filled = re.sub(r"\$\{([^}]*)\}", lambda name: known.get(name[1], name[0]), json.dumps(stages.get(stage, {})))
-    return dict(json.loads(filled))
+    variables = {"item.method": method or "", **values}
+    text = re.sub(r"\$\{([^}]*)\}", lambda name: variables.get(name[1], name[0]), json.dumps(stages.get(stage, {})))
+    return dict(json.loads(text))
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Sends the records that wait in outbox/ to MLflow; for when the server was down."""
+"""Sends the records in outbox/ to MLflow, after the server was down."""
 
 import typer
 
@@ -12,7 +12,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main() -> None:
-    """Send what waits in outbox/ to MLFLOW_TRACKING_URI, or to mlflow.db of this folder."""
+    """Send the records in outbox/ to MLFLOW_TRACKING_URI, or to mlflow.db in this folder."""
     set_up_logging("send_mlflow")
     with exit_codes():
         print(f"{send_pending()} records sent to {masked(Deployment.from_environment().store_uri)}")

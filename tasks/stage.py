@@ -1,4 +1,4 @@
-"""What every stage command shares: checked params, log lines, exit codes and the record for MLflow."""
+"""The shell of every stage command: checked params, log lines, exit codes and the record for MLflow."""
 
 import errno
 import logging
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure, the step (epoch, update, K) it belongs to, and when it was told (ms since 1970)."""
+    """A figure, its step (epoch, update or K), and when it was logged (ms since 1970)."""
 
     name: str
     value: float
@@ -39,15 +39,15 @@ class Metric:
 
 @dataclass
 class Run:
-    """A run of a stage: its params, and what it wants on record.
+    """A run of a stage: its params and what it records.
 
     Attributes:
         stage: name of the stage.
         method: draft alignment method, in the stages that have one.
         params: the checked content of `params.yaml`.
-        metrics: what `metric` was told, in order.
-        facts: what `log_param` was told.
-        artifacts: what `artifact` was told.
+        metrics: logged with `metric`, in order.
+        facts: logged with `log_param`.
+        artifacts: files recorded with `artifact`.
     """
 
     stage: str
@@ -62,7 +62,7 @@ class Run:
         self.metrics.append(Metric(name, float(value), step, milliseconds()))
 
     def log_param(self, name: str, value: object) -> None:
-        """Record a fact about this run beside its params."""
+        """Record a fact about this run in addition to its params."""
         self.facts[name] = str(value)
 
     def artifact(self, path: Path) -> None:
@@ -94,7 +94,7 @@ def stage(name: str, params: Path, *, method: str | None = None) -> Iterator[Run
         started = milliseconds()
         origin = provenance(name, method, run.params)
         yield run
-        _keep_record(run, origin, started)
+        _record(run, origin, started)
 
 
 @contextmanager
@@ -117,11 +117,11 @@ def set_up_logging(name: str) -> None:
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {name} %(levelname)s: %(message)s", force=True)
 
 
-def _keep_record(run: Run, origin: dict[str, Any], started: int) -> None:
-    told = {"metrics": [asdict(metric) for metric in run.metrics], "facts": run.facts}
+def _record(run: Run, origin: dict[str, Any], started: int) -> None:
+    figures = {"metrics": [asdict(metric) for metric in run.metrics], "facts": run.facts}
     dataset = run.params.prepare_data.dataset
     try:
-        write_record({**origin, **told, "dataset": dataset, "started": started}, run.artifacts)
+        write_record({**origin, **figures, "dataset": dataset, "started": started}, run.artifacts)
     except Exception as error:  # tracking must not stop the work that it tracks
         log.warning("MLflow: the record of this run could not be written: %s", " ".join(str(error).split()))
     if Deployment.from_environment().sender is None:

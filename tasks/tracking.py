@@ -1,8 +1,7 @@
-"""Sends what waits in outbox/ to MLflow. A store that cannot be reached never stops a stage: it warns.
+"""Sends the records in outbox/ to MLflow. A store that cannot be reached never stops a stage; it causes a warning.
 
-A pipeline run is a parent run, made when its first stage is sent, or before that by open_run for a night; a stage and
-method is a run below it. A stage's run is found again by its key, so work that was repeated without a change is on
-record once.
+Each pipeline run has a parent run, created when its first record is sent (that of a night by open_run), and below it
+one run per stage and method. A stage's run is identified by its key, so repeating the same work adds no second run.
 """
 
 import fcntl
@@ -28,16 +27,16 @@ Json = dict[str, Any]
 
 KEY = "atspeed.key"
 PIPELINE_RUN = "atspeed.pipeline_run"
-STATE = "atspeed.state"  # of a parent run that its maker ends as well: tasks/nightly/close_run.py
-METRICS_A_REQUEST = 1000  # what MLflow takes at most
-PARAMS_A_REQUEST = 100
+STATE = "atspeed.state"  # tag of a parent run that its creator ends, as tasks/nightly/close_run.py does
+METRICS_PER_REQUEST = 1000  # MLflow's maximum
+PARAMS_PER_REQUEST = 100
 MAX_VALUE = 5000  # characters of a param or tag
 
 log = logging.getLogger(__name__)
 
 
 def send_or_warn(outbox: Path = OUTBOX) -> int:
-    """Send what waits; returns how many records still wait. Whatever goes wrong is one warning."""
+    """Send the waiting records; returns how many still wait. Any failure becomes one warning."""
     try:
         send_pending(outbox)
     except Exception as error:  # tracking must not stop the work that it tracks
@@ -53,7 +52,7 @@ def send_pending(outbox: Path = OUTBOX) -> int:
     """Send the waiting records, oldest first; returns how many were sent.
 
     Raises:
-        TemporaryError: the store does not answer, or refuses; what is not sent stays in the outbox.
+        TemporaryError: the store does not answer; records that were not sent stay in the outbox.
     """
     if not waiting(outbox):
         return 0
@@ -72,11 +71,11 @@ def waiting(outbox: Path = OUTBOX) -> list[Path]:
 
 
 def _send(client: "MlflowClient", experiment_id: str, record: Json, artifacts: Path) -> None:
-    known = find_run(client, experiment_id, (KEY, record["key"]))
-    if known and known.info.status == "FINISHED":
+    earlier = find_run(client, experiment_id, (KEY, record["key"]))
+    if earlier and earlier.info.status == "FINISHED":
         return
     parent = _parent(client, experiment_id, record)
-    run = known or client.create_run(
+    run = earlier or client.create_run(
         experiment_id, record["started"], {**_tags(record), **_below(parent)}, run_name=_run_name(record)
     )
     _fill(client, run.info.run_id, record, artifacts)
@@ -91,9 +90,9 @@ def _fill(client: "MlflowClient", run_id: str, record: Json, artifacts: Path) ->
     values = {**record["params"], **record["facts"]}
     params = [Param(allowed_name(name), value[:MAX_VALUE]) for name, value in values.items()]
     metrics = [Metric(allowed_name(m["name"]), m["value"], m["time"], m["step"]) for m in record["metrics"]]
-    for part in _parts(params, PARAMS_A_REQUEST):
+    for part in _parts(params, PARAMS_PER_REQUEST):
         client.log_batch(run_id, params=part)
-    for part in _parts(metrics, METRICS_A_REQUEST):
+    for part in _parts(metrics, METRICS_PER_REQUEST):
         client.log_batch(run_id, metrics=part)
     if any(artifacts.iterdir()):
         client.log_artifacts(run_id, str(artifacts))
@@ -149,7 +148,7 @@ def _one_line(error: Exception) -> str:
 
 @contextmanager
 def _only_sender(outbox: Path) -> Iterator[None]:
-    """One sender at a time in this folder: two would make two runs of one record."""
+    """Allow one sender at a time in this folder: two would create two runs of one record."""
     with (outbox / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,8 +1,8 @@
-"""`python -m tasks.use_preset datasets/beauty targets/qwen`: settings of a data set and of models into params.yaml.
+"""`python -m tasks.use_preset datasets/beauty targets/qwen`: sets a data set and models in params.yaml.
 
-A preset is a file below presets/datasets/ or presets/targets/. Its sections prepare_data and finetune_target take the
-place of those in params.yaml; of other sections it changes the settings that it names. Everything else in params.yaml,
-comments too, stays as it is.
+A preset is a file below presets/datasets/ or presets/targets/. Its sections prepare_data and finetune_target replace
+those in params.yaml; in other sections it changes the settings that it names. Everything else in params.yaml, including
+comments, stays as it is.
 """
 
 from pathlib import Path
@@ -24,10 +24,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help="datasets/NAME, targets/NAME; none: list them.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="datasets/NAME, targets/NAME; default: list them.")] = None,
     params: ParamsPath = Path("params.yaml"),
 ) -> None:
-    """Switch to another data set, other models or both, or list the known ones."""
+    """Switch to another data set, other models or both, or list the presets."""
     set_up_logging("use_preset")
     with exit_codes():
         if not names:
@@ -38,29 +38,29 @@ def main(
 
 
 def listing() -> str:
-    """KIND/NAME and description of every preset, a line each."""
+    """KIND/NAME and description of every preset, one per line."""
     files = [path for kind in KINDS for path in sorted((PRESETS / kind).glob("*.yaml"))]
-    found = {f"{path.parent.name}/{path.stem}": load_preset(path.stem, path.parent).description for path in files}
-    return "\n".join(f"{name:<31}{description}" for name, description in found.items())
+    presets = {f"{path.parent.name}/{path.stem}": load_preset(path.stem, path.parent).description for path in files}
+    return "\n".join(f"{name:<31}{description}" for name, description in presets.items())
 
 
 def preset_path(name: str) -> Path:
-    """The file that `name`, KIND/NAME, stands for, without its .yaml.
+    """The file of the preset `name`, KIND/NAME, without its .yaml.
 
     Raises:
         UserError: no such kind.
     """
-    kind, _, own = name.partition("/")
-    if kind not in KINDS or not own or "/" in own:
-        raise UserError(f"{name}: no preset; use " + " or ".join(f"{kind}/NAME" for kind in KINDS))
-    return PRESETS / kind / own
+    kind, _, stem = name.partition("/")
+    if kind not in KINDS or not stem or "/" in stem:
+        raise UserError(f"{name}: not a preset; use " + " or ".join(f"{kind}/NAME" for kind in KINDS))
+    return PRESETS / kind / stem
 
 
 def next_step(settings: PrepareData) -> str:
-    """What to do now: run, or first get the files."""
-    chosen = f"params.yaml: {settings.dataset} (source {settings.source}, {settings.path})"
+    """The next step: run, or get the files first."""
+    selection = f"params.yaml: {settings.dataset} (source {settings.source}, {settings.path})"
     missing = absent(settings)
-    return f"{chosen}\n{missing}; then: make run" if missing else f"{chosen}\nnext: make run"
+    return f"{selection}\n{missing}; then: make run" if missing else f"{selection}\nnext: make run"
 
 
 if __name__ == "__main__":

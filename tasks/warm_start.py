@@ -1,4 +1,4 @@
-"""Stage warm_start: what tonight's stages may start from, the champion's identifiers, target and drafts."""
+"""Stage warm_start: fetches the champion's identifiers, target and drafts, from which later stages may start."""
 
 import logging
 from pathlib import Path
@@ -20,7 +20,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(params: ParamsPath = Path("params.yaml")) -> None:
-    """Fetch the champion of warm_start.commit into data/champion/; only origin.json where no commit is given."""
+    """Fetch the champion of warm_start.commit into data/champion/; without a commit, only origin.json is written."""
     with stage("warm_start", params) as run:
         commit = run.params.warm_start.commit
         with replacing(CHAMPION) as folder:
@@ -28,7 +28,7 @@ def main(params: ParamsPath = Path("params.yaml")) -> None:
             origin = {"commit": None} if commit is None else fetch(commit, folder)
             write_json(folder / "origin.json", origin)
         run.log_param("champion_commit", origin["commit"])
-        log.info("champion: %s", origin["commit"] or "none, tonight starts from scratch")
+        log.info("champion: %s", origin["commit"] or "none, training starts from scratch")
 
 
 def fetch(commit: str, folder: Path) -> dict[str, Any]:
@@ -36,25 +36,25 @@ def fetch(commit: str, folder: Path) -> dict[str, Any]:
 
     Args:
         commit: a commit, or a tag of one.
-        folder: where identifiers/, target/ and drafts/METHOD/ are made; drafts/ only where the commit has some.
+        folder: receives identifiers/, target/ and drafts/METHOD/ (if the commit has any).
 
     Returns:
-        What origin.json holds: the commit's full name and the base models of target and drafts (None: from scratch).
+        The content of origin.json: the commit's full id and the base models of target and drafts (None: from scratch).
 
     Raises:
-        UserError: no such commit, it has no identifiers or target, or their data are nowhere.
+        UserError: there is no such commit, it has no identifiers or target, or their data are in no cache or remote.
     """
-    from dvc.api import DVCFileSystem  # a second to import, which a night without champion need not wait
+    from dvc.api import DVCFileSystem  # takes a second to import, only needed with a champion
 
     name = _full_name(commit)
     files = DVCFileSystem(repo=".", rev=name)
     for out in (IDENTIFIERS, TARGET):
-        if not _is_made(files, out):
+        if not _is_locked(files, out):
             raise UserError(
-                f"warm_start.commit: {commit} has no {out} in its dvc.lock; give a finished night's commit, or null"
+                f"warm_start.commit: {commit} has no {out} in its dvc.lock; set it to a finished night's commit or to null"
             )
         _copy(files, out, folder / out.name, commit)
-    for draft in filter(lambda draft: _is_made(files, draft), _below(files, DRAFTS)):
+    for draft in filter(lambda draft: _is_locked(files, draft), _below(files, DRAFTS)):
         _copy(files, draft, folder / DRAFTS.name / draft.name, commit)
     return {"commit": name, **_base_models(files)}
 
@@ -63,13 +63,13 @@ def _full_name(commit: str) -> str:
     name = commit_of(commit)
     if name is None:
         raise UserError(
-            f"warm_start.commit: {commit} is no commit of this repository; git fetch --tags, or set it to null"
+            f"warm_start.commit: {commit} is not a commit of this repository; git fetch --tags, or set it to null"
         )
     return name
 
 
-def _is_made(files: Any, out: Path) -> bool:
-    """Whether dvc.lock knows the content of a folder; dvc.yaml may name outs that were never made."""
+def _is_locked(files: Any, out: Path) -> bool:
+    """Whether dvc.lock has the content of a folder; dvc.yaml may name outputs that were never produced."""
     return bool(files.exists(str(out)) and files.info(str(out)).get("md5"))
 
 
@@ -84,10 +84,10 @@ def _copy(files: Any, out: Path, place: Path, commit: str) -> None:
         files.get(str(out), str(place), recursive=True)
     except (FileNotFoundError, DataIndexDirError) as error:
         if not isinstance(error.__cause__ or error, FileNotFoundError):
-            raise  # a remote that cannot be reached, say
+            raise  # such as a remote that cannot be reached
         raise UserError(
             f"warm_start.commit: {out} of {commit} is neither in DVC's cache nor in its remote; "
-            "dvc push it where it was made, or set the commit to null"
+            "dvc push it where it was produced, or set the commit to null"
         ) from None
 
 

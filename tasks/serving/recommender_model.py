@@ -1,7 +1,7 @@
 """The registered recommender, as MLflow loads it: a models-from-code file.
 
-It holds no weights. Its model_config says from which commit they come (`tasks.deployment.weights` fetches and verifies
-them), and the packages of this project must be installed where it is served.
+It contains no weights. Its model_config specifies their commit (`tasks.deployment.weights` fetches and verifies them),
+and the packages of this project must be installed where it is served.
 """
 
 import pandas as pd
@@ -35,25 +35,28 @@ class RecommenderModel(PythonModel):
         self.recommender = load_recommender(folder, DecodingConfig.model_validate(origin["decoding"]))
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # hints would be its schema
-        """One row a history: items, scores, accepted_steps, target_calls.
+        """One row per history: items, scores, accepted_steps, target_calls.
 
         Args:
             context: not used; MLflow's interface.
             model_input: DataFrame with the column `history`, item ids, oldest first.
-            params: k, verification, and allowed_items (none: all items).
+            params: k, verification, and allowed_items (default: all items).
 
         Raises:
-            MlflowException: a mistake in the request, answered with HTTP 400.
+            MlflowException: the request is wrong; answered with HTTP 400.
         """
-        asked = {**DEFAULTS, **(params or {})}
+        request = {**DEFAULTS, **(params or {})}
         histories = [list(history) for history in model_input["history"]]
         try:
-            made = self.recommender.recommend(
-                histories, int(asked["k"]), asked["verification"], allowed_items=list(asked["allowed_items"]) or None
+            recommended = self.recommender.recommend(
+                histories,
+                int(request["k"]),
+                request["verification"],
+                allowed_items=list(request["allowed_items"]) or None,
             )
         except UserError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None
-        return pd.DataFrame({name: getattr(made, name) for name in OUTPUTS})
+        return pd.DataFrame({name: getattr(recommended, name) for name in OUTPUTS})
 
 
 set_model(RecommenderModel())

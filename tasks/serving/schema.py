@@ -20,12 +20,12 @@ DEFAULTS: dict[str, Any] = {"k": 10, "verification": "strict", "allowed_items": 
 
 
 def recommender_signature() -> "ModelSignature":
-    """Histories in; items, scores, accepted_steps and target_calls out; k, verification and allowed_items to set."""
+    """Input: histories. Output: items, scores, accepted_steps, target_calls. Params: k, verification, allowed_items."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import Array
 
-    made = Schema(
+    lists = Schema(
         [
             ColSpec(Array(DataType.string), "items"),
             ColSpec(Array(DataType.double), "scores"),
@@ -39,11 +39,11 @@ def recommender_signature() -> "ModelSignature":
         ParamSpec("allowed_items", DataType.string, DEFAULTS["allowed_items"], shape=(-1,)),
     ]
     history = Schema([ColSpec(Array(DataType.string), "history")])
-    return ModelSignature(inputs=history, outputs=made, params=ParamSchema(params))
+    return ModelSignature(inputs=history, outputs=lists, params=ParamSchema(params))
 
 
 def recommender_example(examples: Sequence[Example], catalog: Catalog) -> "tuple[pd.DataFrame, dict[str, Any]]":
-    """Some test users' histories and the params of a request."""
+    """Histories of some test users, and the params of a request."""
     import pandas as pd
 
     histories = [known for example in examples if (known := catalog.known_items(example.history))][:EXAMPLES]
@@ -52,7 +52,7 @@ def recommender_example(examples: Sequence[Example], catalog: Catalog) -> "tuple
 
 
 def weights_signature(folder: Path) -> "ModelSignature":
-    """Of a target or draft in `folder`: tokens in, logits out; of one that reads items: these in, scores out."""
+    """The signature of a target or draft in `folder`: tokens to logits, or items to scores where it reads items."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
@@ -70,7 +70,7 @@ def weights_signature(folder: Path) -> "ModelSignature":
 
 
 def weights_example(folder: Path, history: list[str], max_history: int) -> dict[str, list[list[int]]]:
-    """The prompt of `history`, as a target or draft in `folder` takes it; for one that reads items, these."""
+    """The input of a target or draft in `folder` for `history`: the prompt, or the items where it reads items."""
     from atspeed_core.models.building import load_prompt_encoder
     from atspeed_core.models.draft_folder import drafter_of
     from atspeed_core.models.one_shot import padded_items
@@ -84,6 +84,6 @@ def weights_example(folder: Path, history: list[str], max_history: int) -> dict[
 
 
 def save_example(example: dict[str, Any], folder: Path) -> dict[str, str]:
-    """Write an input example into a model's folder; returns what its MLmodel says of it."""
+    """Write an input example into a model's folder; returns its entry in MLmodel."""
     write_json(folder / EXAMPLE_FILE, example)
     return {"artifact_path": EXAMPLE_FILE, "type": "json_object"}

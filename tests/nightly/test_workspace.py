@@ -166,7 +166,7 @@ def test_a_run_opened_after_it_was_closed_finds_the_same_facts(deployment: Deplo
         ({"date": "2999-01-01"}, "is in the future"),
         ({"dataset": "unknown"}, "no such preset; known: toy"),
         ({"methods": ["unheard"]}, "unknown 'unheard'; known: sft"),
-        ({"revision": "no-branch"}, "'no-branch': no branch, tag or commit"),
+        ({"revision": "no-branch"}, "'no-branch': not a branch, tag or commit"),
         ({"force": "prepare"}, "no such stage; known: all, prepare_data"),
         ({"gate": {"tolerence": 1}}, "--gate: unknown key 'tolerence'; did you mean 'tolerance'?"),
         ({"run_id": "a/../b"}, "use only letters, digits"),

@@ -275,7 +275,7 @@ def test_mistakes_are_named_before_anything_starts(deployment: Path) -> None:
         ("unheard", "[{}]", "unknown 'unheard'"),
     ):
         assert message in refusal(plan_sweep, *options, methods, "--overrides", overrides)
-    assert "no branch, tag or commit" in refusal(plan_sweep, *options, "sft", "--revision", "nowhere")
+    assert "not a branch, tag or commit" in refusal(plan_sweep, *options, "sft", "--revision", "nowhere")
     assert "plan the sweep first" in refusal(close_sweep, "--run-id", "manual__3")
     assert len(runs()) == recorded
 
