@@ -51,7 +51,7 @@ def fetch(commit: str, folder: Path) -> dict[str, Any]:
     for out in (IDENTIFIERS, TARGET):
         if not _is_locked(files, out):
             raise UserError(
-                f"warm_start.commit: {commit} has no {out} in its dvc.lock; set it to a finished night's commit or to null"
+                f"warm_start.commit: {commit} has no {out} in its dvc.lock; name a finished night, or set it to null"
             )
         _copy(files, out, folder / out.name, commit)
     for draft in filter(lambda draft: _is_locked(files, draft), _below(files, DRAFTS)):
