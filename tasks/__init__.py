@@ -1,1 +1,1 @@
-"""The stages: one command a file."""
+"""The stages, one command per file, and the workflows around them, one package each."""

@@ -1,7 +1,7 @@
 """The environment of a deployment: every variable that a command reads, with its meaning and default.
 
 No other module of tasks/ reads one of them, and docs/operations.md lists them with the same words;
-tests/deployment/test_environment.py holds both to that.
+tests/deployment/test_environment.py checks both.
 """
 
 import os
@@ -167,7 +167,7 @@ class Deployment:
 
 
 def default_home() -> Path:
-    """The folder that holds the checkout in which we are; elsewhere `.atspeed/` in the current folder."""
+    """The deployment's folder around the current checkout; outside of one, `.atspeed/` in the current folder."""
     folder = Path.cwd()
     in_checkout = NIGHT.exists() and folder.parent.name == CHECKOUTS
     return folder.parent.parent if in_checkout else Path(".atspeed")

@@ -1,8 +1,8 @@
-"""`make paper DATASET=NAME`: every method on a data set with the paper's settings, our table beside the published one.
+"""`make paper DATASET=NAME`: every method on a data set with the paper's settings, our table next to the published one.
 
-A run has a checkout of its own in paper/NAME, so the project's models and results stay as they are. There DVC keeps
-what is done: a run that was stopped goes on when it is called again, and a method that fails leaves the others alone.
-All runs use the project's DVC cache, so an ablation takes target and cached sequences from the run beside it.
+A run has a checkout of its own in paper/NAME, so the project's models and results do not change. DVC keeps its finished
+stages: a run that was stopped resumes when it is started again, and a method that fails does not affect the others. All
+runs use the project's DVC cache, so an ablation reuses target and cached sequences of earlier runs.
 """
 
 import os
@@ -87,10 +87,10 @@ def main(
 
 
 def checked_out(folder: Path) -> tuple[Path, str]:
-    """A checkout of the project's commit, what DVC knows of earlier work in it kept; returns it and the commit.
+    """A checkout of the project's commit, with the dvc.lock of earlier work in it; returns it and the commit.
 
     Raises:
-        UserError: code was changed and not committed: the table names the commit that its figures are of.
+        UserError: code was changed and not committed: the table names the commit of its figures.
     """
     if changed := git("status", "--porcelain", "--untracked-files=no", "--", ".", *WRITTEN_HERE):
         raise UserError(f"{changed.split()[1]} was changed and not committed; commit it: the table names the commit")
@@ -110,30 +110,30 @@ def checked_out(folder: Path) -> tuple[Path, str]:
 
 
 def share_cache(folder: Path) -> None:
-    """Let a checkout use the project's DVC cache: what a run computed from the same inputs is taken from there."""
+    """Let a checkout use the project's DVC cache, so that it reuses what another run computed from the same inputs."""
     config = folder / ".dvc" / "config.local"
     config.parent.mkdir(exist_ok=True)
     write_text(config, f"[cache]\n    dir = {Path('.dvc/cache').absolute()}\n")
 
 
 def forget_absent(folder: Path) -> None:
-    """Take from a new checkout's dvc.lock the stages of which the project's DVC cache has no output.
+    """Remove from a new checkout's dvc.lock the stages whose outputs are not in the project's DVC cache.
 
-    DVC holds such a stage for unchanged, does not find what it wrote, and runs it again without asking whether another
-    checkout has run it: the committed lock may be of a machine that is not this one.
+    DVC considers such a stage up to date, does not find its outputs, and runs it again without looking for them in the
+    run cache: the committed lock may be from another machine.
     """
     lock = yaml.safe_load((folder / LOCK).read_text(encoding="utf-8"))
     objects = Path(".dvc/cache/files/md5")
 
-    def there(stage: Json) -> bool:
+    def is_cached(stage: Json) -> bool:
         return all((objects / out["md5"][:2] / out["md5"][2:]).exists() for out in stage["outs"])
 
-    lock["stages"] = {name: stage for name, stage in lock["stages"].items() if there(stage)}
+    lock["stages"] = {name: stage for name, stage in lock["stages"].items() if is_cached(stage)}
     write_text(folder / LOCK, yaml.safe_dump(lock, sort_keys=False))
 
 
 def changed_params(presets: Sequence[Path], settings: Sequence[str]) -> Json:
-    """What is laid over the presets (a data set's first): `settings` ("section.key=value"), paths seen from everywhere.
+    """The changes after the presets (the data set's first): `settings` ("section.key=value"), and absolute paths.
 
     Raises:
         UserError: there is no such preset, or a setting is no assignment.
@@ -145,9 +145,9 @@ def changed_params(presets: Sequence[Path], settings: Sequence[str]) -> Json:
         if not equals or not all(keys.split(".")):
             raise UserError(f"--set {text}: expected section.key=value, such as align_draft.alpha=0.3")
         changes = merged(changes, nested(keys, yaml.safe_load(value)))
-    chosen = merged(preset, changes)
+    params = merged(preset, changes)
     for section, key in FILES:
-        if path := chosen.get(section, {}).get(key):
+        if path := params.get(section, {}).get(key):
             changes = merged(changes, {section: {key: str(Path(path).absolute())}})
     return changes
 
@@ -165,26 +165,26 @@ def set_params(folder: Path, presets: Sequence[Path], changes: Json, methods: li
 
 
 def reproduce(folder: Path) -> int:
-    """Run what is out of date in a checkout; a stage that fails stops only what needs it. Returns the exit code."""
+    """Run the stale stages of a checkout; a failing stage stops only those that depend on it. Returns the exit code."""
     return subprocess.run([*REPRO, "--keep-going"], cwd=folder, env=with_this_python(), check=False).returncode
 
 
 def collected(folder: Path, dataset: str, label: str, commit: str, settings: Json, methods: list[str]) -> PaperRun:
-    """What the stages of a checkout left.
+    """The results of the stages of a checkout.
 
     Raises:
-        UserError: not one method came through.
+        UserError: every method failed.
     """
     params = load_params(folder / PARAMS)
     results = load_results(folder / RESULTS, methods)
     facts = {"name": params.prepare_data.dataset, **read_stage_json(folder / PROCESSED / "stats.json", "prepare_data")}
     metrics = combine(facts, results, samples=params.evaluate.bootstrap_samples, seed=params.evaluate.seed)
     failed = [method for method in methods if method not in results.methods]
-    return PaperRun(label, dataset, commit[:12], told(settings), metrics, failed)
+    return PaperRun(label, dataset, commit[:12], shown_settings(settings), metrics, failed)
 
 
-def told(settings: Json) -> Json:
-    """The settings that a table tells of: files as seen from the project, for the machine is no one's concern."""
+def shown_settings(settings: Json) -> Json:
+    """The settings as the table lists them, with paths relative to the project."""
     shown = {section: own for section, own in settings.items() if section != "prepare_data"}
     for section, key in FILES:
         if path := shown.get(section, {}).get(key):

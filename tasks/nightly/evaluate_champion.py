@@ -1,4 +1,4 @@
-"""Measure the model in service on tonight's test users, so that the gate compares like with like."""
+"""Measures the champion on tonight's test users, so that the gate compares both models on the same users."""
 
 import logging
 from collections.abc import Sequence
@@ -57,10 +57,10 @@ def main() -> None:
 
 
 def opponent(night: Night) -> Champion | None:
-    """The model that this night's challenger would displace.
+    """The model that this night's challenger would replace.
 
-    That is the one in service now: it may have changed since the night was opened. A night that was promoted
-    already is compared with what it was compared with then.
+    This is the current champion, which may have changed since the night was opened. A night that was promoted
+    already is compared with the same champion as before its promotion.
     """
     with mlflow_client() as client:
         current = champion_of(client, night.dataset)
@@ -71,7 +71,7 @@ def opponent(night: Night) -> Champion | None:
 
 
 def discard() -> None:
-    """There is no champion: figures of an earlier one must not stay."""
+    """Remove the figures of an earlier champion where there is none."""
     for path in (FIGURES, PER_USER):
         path.unlink(missing_ok=True)
 
@@ -79,13 +79,13 @@ def discard() -> None:
 def evaluate_champion(champion: Champion, settings: Evaluate) -> Json:
     """Measure `champion` on the test users in data/processed; returns the content of results/champion.json.
 
-    It decodes as its own params.yaml says, as it does in service; which users, K and samples are tonight's. The
-    same champion on the same users is measured once.
+    It decodes with its own params.yaml, as it does in service; users, K and bootstrap samples are tonight's. The same
+    champion on the same users is measured only once.
     """
     key = {**champion.model_dump(), "test": digest(PROCESSED), "settings": settings.model_dump(mode="json")}
-    if FIGURES.exists() and PER_USER.exists() and (known := read_json(FIGURES))["of"] == key:
+    if FIGURES.exists() and PER_USER.exists() and (earlier := read_json(FIGURES))["of"] == key:
         log.info("champion %s has been measured on these users", champion.version)
-        return dict(known)
+        return dict(earlier)
     recommender = load_recommender(fetch_for_deployment(champion.commit, champion.method))
     examples = load_full_examples(PROCESSED, "test")
     ks = answerable(settings.ks, recommender)
@@ -105,15 +105,15 @@ def evaluate_champion(champion: Champion, settings: Evaluate) -> Json:
 
 
 def answerable(ks: Sequence[int], recommender: Recommender) -> list[int]:
-    """Those of `ks` that the champion can answer: within its drafted beams and its catalogue."""
-    most = min(recommender.decoding.draft_beams, recommender.catalog.trie.num_leaves)
-    if left_out := [k for k in ks if k > most]:
-        log.warning("K = %s left out: the champion's lists have %d items at most", left_out, most)
-    return [k for k in ks if k <= most]
+    """Those of `ks` that are within the champion's draft beams and catalog."""
+    longest = min(recommender.decoding.draft_beams, recommender.catalog.trie.num_leaves)
+    if left_out := [k for k in ks if k > longest]:
+        log.warning("K = %s skipped: the champion's lists have at most %d items", left_out, longest)
+    return [k for k in ks if k <= longest]
 
 
 def measure(recommender: Recommender, examples: list[Example], settings: Evaluate) -> tuple[Json, pd.DataFrame]:
-    """K -> figures, and one row a user and K; lists and steps, like the challenger's, do not depend on a plan."""
+    """K -> figures, and one row per user and K; lists and steps, like the challenger's, do not depend on a plan."""
     unplanned = replace(recommender, plan=Plan([], {}))
     figures: Json = {}
     frames = []
@@ -133,10 +133,10 @@ def measure(recommender: Recommender, examples: list[Example], settings: Evaluat
 def rows_at(
     recommender: Recommender, examples: list[Example], known: list[bool], k: int, settings: Evaluate
 ) -> pd.DataFrame:
-    """One row a user: user_id, verification, k, accepted_steps, target_calls, target_nodes, recall, ndcg.
+    """One row per user: user_id, verification, k, accepted_steps, target_calls, target_nodes, recall, ndcg.
 
-    A user of whose history the champion knows nothing gets an empty list and no steps. Items that it does not know
-    are skipped in histories, and missed where they are the target.
+    A user without a known item in the history gets an empty list and no steps. Items that the champion does not know
+    are skipped in histories and count as missed where they are held out.
     """
     answered = lists_at(
         recommender, [e for e, is_known in zip(examples, known, strict=True) if is_known], k, VERIFICATION, settings
@@ -144,12 +144,12 @@ def rows_at(
     lists = answered.set_axis(np.flatnonzero(known)).reindex(range(len(examples)))
     for column in ("items", "scores"):
         lists[column] = [row if isinstance(row, list) else [] for row in lists[column]]
-    # The reference lists are the challenger's: there is nothing to be identical with.
+    # The reference lists are the challenger's: there are none to compare these lists with.
     return per_user_figures(examples, lists, lists, k, VERIFICATION).drop(columns="identical")
 
 
 def times_at(recommender: Recommender, examples: list[Example], known: list[bool], k: int, settings: Evaluate) -> Json:
-    """WS and latency on the users that the challenger is timed with; {} where the champion knows fewer than two."""
+    """WS and latency on the users of the challenger's timing; {} where the champion knows fewer than two of them."""
     chosen = choose_users(len(examples), settings.timing_users, settings.seed)
     histories = [examples[user].history for user in chosen if known[user]]
     if len(histories) < 2:

@@ -83,7 +83,7 @@ def restore(repo: "Repo", tag: str | None) -> bool:
 def _pointer_of(tag: str) -> str | None:
     """The content of data/interactions.dvc in the commit `tag`; None: the commit has no such file."""
     if commit_named(tag) is None:
-        raise UserError(f"the base night's tag {tag} is not in this checkout; open the night anew")
+        raise UserError(f"the base night's tag {tag} is not in this checkout; open the night again")
     return git_if_possible("show", f"{tag}:./{TRACKED}")
 
 

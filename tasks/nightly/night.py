@@ -65,5 +65,5 @@ def load_night(checkout: Path = Path()) -> Night:
         checkout / NIGHT,
         Night,
         if_missing="open a night first: python -m tasks.nightly.open_run --help",
-        if_damaged="open the night anew",
+        if_damaged="open the night again",
     )

@@ -78,8 +78,8 @@ class Deployment:
             text=True,
             timeout=120,
         )
-        told = json.loads(answer.read_text()) if answer.exists() else {}
-        return Ended(done.returncode, told, done.stderr)
+        content = json.loads(answer.read_text()) if answer.exists() else {}
+        return Ended(done.returncode, content, done.stderr)
 
     def close(self, date: str) -> None:
         """Commit and tag a night, as commit_night does."""
@@ -173,8 +173,8 @@ def test_a_night_without_new_data_says_where_it_looked(deployment: Deployment, t
     deployment.put(4, num_rows=0)
     ended = deployment.call("ingest", "2026-01-04")
     assert (ended.code, ended.answer) == (99, {})
-    said = f"looked in {deployment.feed} for the days after 2026-01-03 up to 2026-01-04 and found only empty files"
-    assert said in ended.log
+    message = f"looked in {deployment.feed} for the days after 2026-01-03 up to 2026-01-04 and found only empty files"
+    assert message in ended.log
     assert state(checkout) == state(deployment.checkout("2026-01-03"))
 
 

@@ -25,10 +25,10 @@ SHELLS = ("sh", "bash", "dash")  # whether one stays above the stage is the shel
 
 @pytest.fixture
 def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
-    made = Deployment(tmp_path, NOBODY)
+    toy = Deployment(tmp_path, NOBODY)
     for name in ("ATSPEED_HOME", "ATSPEED_REPOSITORY"):
-        monkeypatch.setenv(name, made.settings[name])
-    return made
+        monkeypatch.setenv(name, toy.settings[name])
+    return toy
 
 
 @pytest.fixture
@@ -46,8 +46,8 @@ def open_checkout(deployment: Deployment, **facts: object) -> Path:
     commit = check_out(None, folder)
     configure(folder)
     wire_methods(folder, METHODS)
-    given = {"run_id": "night", "date": "2016-10-05", "dataset": DATASET, "methods": METHODS, "commit": commit}
-    Night.model_validate({**given, "tag": "nightly/2016-10-05", **facts}).save(folder)
+    common = {"run_id": "night", "date": "2016-10-05", "dataset": DATASET, "methods": METHODS, "commit": commit}
+    Night.model_validate({**common, "tag": "nightly/2016-10-05", **facts}).save(folder)
     return folder
 
 
@@ -156,8 +156,8 @@ def test_what_a_kill_left_half_written_or_locked_stops_no_retry(deployment: Depl
     assert deployment.answer("run_stage", "prepare_data", folder=checkout)["ran"] is False
     assert (checkout / "dvc.lock").read_text() == whole
     module = Path(__file__).resolve().parents[2] / "tasks" / "nightly" / "run_stage.py"
-    held = {"pid": os.getpid(), "cmd": f"{module} align_draft --method sft"}  # an id that is in use again
-    lock = {"write": {str(checkout / "models" / "drafts" / "sft"): held}, "read": {}}
+    holder = {"pid": os.getpid(), "cmd": f"{module} align_draft --method sft"}  # an id that is in use again
+    lock = {"write": {str(checkout / "models" / "drafts" / "sft"): holder}, "read": {}}
     (checkout / ".dvc" / "tmp" / "rwlock").write_text(json.dumps(lock))
     assert deployment.answer("run_stage", "align_draft", "--method", "sft", folder=checkout)["ran"] is True
 

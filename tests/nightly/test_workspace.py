@@ -37,12 +37,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def deployment(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> Deployment:
     """A deployment that this process belongs to as well, with an experiment and models of its own."""
-    made = Deployment(tmp_path, server)
-    for name, value in made.settings.items():
+    toy = Deployment(tmp_path, server)
+    for name, value in toy.settings.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", tmp_path.name)
-    monkeypatch.chdir(made.project)
-    return made
+    monkeypatch.chdir(toy.project)
+    return toy
 
 
 def opened(run_id: str = "scheduled__2016-10-05T02:00:00+00:00", date: str = DAY, **options: Any) -> dict[str, Any]:
@@ -60,8 +60,8 @@ def parents(experiment: str) -> "list[Run]":
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
-    found = client.get_experiment_by_name(experiment)
-    runs = client.search_runs([found.experiment_id]) if found else []
+    known_experiment = client.get_experiment_by_name(experiment)
+    runs = client.search_runs([known_experiment.experiment_id]) if known_experiment else []
     return [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
 
 
@@ -74,8 +74,8 @@ def register(dataset: str, date: str, commit: str, **tags: str) -> str:
         client.create_registered_model(name)
     run = client.create_run("0")
     facts = {"atspeed.date": date, "atspeed.commit": commit, "atspeed.method": "sft", **tags}
-    made = client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id, tags=facts)
-    return str(made.version)
+    version = client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id, tags=facts)
+    return str(version.version)
 
 
 def set_champion(dataset: str, version: str) -> None:
@@ -285,8 +285,8 @@ def fresh_clone(deployment: Deployment, tag: str) -> Path:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    kept = [folder / name for name in ("data/processed", "models", "results")]
-    files = [path for part in kept for path in part.rglob("*") if path.is_file() and path.name != ".gitignore"]
+    restored = [folder / name for name in ("data/processed", "models", "results")]
+    files = [path for part in restored for path in part.rglob("*") if path.is_file() and path.name != ".gitignore"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
@@ -302,9 +302,9 @@ def test_a_fresh_clone_of_the_tag_pulls_the_same_models_and_metrics(deployment: 
     clone = fresh_clone(deployment, f"nightly/{DAY}")
     assert files_of(clone) == expected
     assert git(clone, "status", "--porcelain") == ""
-    said = git(clone, "log", "-1", "--format=%an <%ae>%n%B")
-    assert said.startswith(f"atspeed nightly <nightly@atspeed.invalid>\nNight {DAY} of toy\n")
-    assert "sft: accepted_steps@10 2.0000, walltime_speedup@10 1.5000" in said
+    message = git(clone, "log", "-1", "--format=%an <%ae>%n%B")
+    assert message.startswith(f"atspeed nightly <nightly@atspeed.invalid>\nNight {DAY} of toy\n")
+    assert "sft: accepted_steps@10 2.0000, walltime_speedup@10 1.5000" in message
     assert git(deployment.project, "status", "--porcelain") == ""  # no branch of the deployment's moved
 
 

@@ -305,8 +305,8 @@ def test_a_rollback_that_was_killed_is_forgotten_when_another_version_was_promot
             rollback.roll_back(client, DATASET, "run-b")
         client.set_model_version_tag(NAMES["recommender"], "1", "atspeed.gate", "accepted")
         promote.promote(client, DATASET, "1")
-        made = rollback.roll_back(client, DATASET, "run-c")
-        assert (made.left, made.restored) == ("1", "2")
+        swap = rollback.roll_back(client, DATASET, "run-c")
+        assert (swap.left, swap.restored) == ("1", "2")
 
 
 def test_a_registration_that_was_killed_makes_no_second_target_or_draft(
@@ -322,12 +322,12 @@ def test_a_registration_that_was_killed_makes_no_second_target_or_draft(
             deployment.call("nightly.register_challenger", cwd=checkout)
     done = deployment.call("nightly.register_challenger", cwd=checkout)
     with mlflow_client() as client:
-        made = {
+        versions_by_part = {
             part: [v for v in client.search_model_versions(f"name = '{name}'") if v.tags["atspeed.run"] == run]
             for part, name in NAMES.items()
         }
-    assert {part: len(versions) for part, versions in made.items()} == dict.fromkeys(NAMES, 1)
-    assert done.answer["version"] == str(made["recommender"][0].version)
+    assert {part: len(versions) for part, versions in versions_by_part.items()} == dict.fromkeys(NAMES, 1)
+    assert done.answer["version"] == str(versions_by_part["recommender"][0].version)
 
 
 def test_a_night_without_a_champion_leaves_no_figures_of_one(
@@ -374,9 +374,9 @@ def test_models_of_a_commit_are_fetched_once_and_whole(deployment: Deployment, f
     ]
     digests = locked_digests((first / "dvc.lock").read_text())
     assert tree_md5(folder / "draft") == digests["models/drafts/sft"]
-    made = folder.stat().st_mtime_ns
+    fetched_at = folder.stat().st_mtime_ns
     assert fetch_model(commit, "sft", tmp_path, "/gone", with_data=True) == folder
-    assert folder.stat().st_mtime_ns == made
+    assert folder.stat().st_mtime_ns == fetched_at
 
 
 def test_what_cannot_be_fetched_is_named_and_leaves_nothing(

@@ -150,8 +150,8 @@ def refusal(module: Any, *arguments: str) -> str:
 
 
 def plan(*arguments: str) -> tuple[Path, list[int]]:
-    made = call(plan_recommendations, "--dataset", "toy", *arguments)
-    return Path(made["folder"]), made["shards"]
+    answer = call(plan_recommendations, "--dataset", "toy", *arguments)
+    return Path(answer["folder"]), answer["shards"]
 
 
 def recommend(folder: Path, shards: list[int]) -> list[dict[str, Any]]:
@@ -168,8 +168,8 @@ def runs(server: str, experiment: str) -> list[Any]:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(server)
-    found = client.get_experiment_by_name(experiment)
-    return list(client.search_runs([found.experiment_id])) if found else []
+    known_experiment = client.get_experiment_by_name(experiment)
+    return list(client.search_runs([known_experiment.experiment_id])) if known_experiment else []
 
 
 def test_histories_hold_all_that_is_known_of_a_user(tmp_path: Path) -> None:

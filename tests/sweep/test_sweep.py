@@ -175,8 +175,8 @@ def runs() -> list[Any]:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
-    found = client.get_experiment_by_name("atspeed-nightly")
-    return list(client.search_runs([found.experiment_id])) if found else []
+    known_experiment = client.get_experiment_by_name("atspeed-nightly")
+    return list(client.search_runs([known_experiment.experiment_id])) if known_experiment else []
 
 
 @pytest.fixture(scope="module")
@@ -293,5 +293,5 @@ def test_a_sweep_works_on_the_newest_night(deployment: Path) -> None:
     git(night, "tag", "nightly-toy/2016-10-05")
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=night, capture_output=True, text=True).stdout.strip()
     git(night, "checkout", "--quiet", "HEAD~1")
-    made = call(plan_sweep, "--run-id", "manual__4", "--dataset", "toy")
-    assert made["commit"] == commit
+    answer = call(plan_sweep, "--run-id", "manual__4", "--dataset", "toy")
+    assert answer["commit"] == commit

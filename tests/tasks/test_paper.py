@@ -82,10 +82,10 @@ def test_a_second_call_takes_the_new_commit_and_keeps_what_dvc_knows(project: Pa
 def test_runs_share_the_projects_dvc_cache(project: Path) -> None:
     for name in ("beauty-release", "beauty-release-no-dr"):
         folder, _ = paper.checked_out(Path("paper") / name)
-        told = subprocess.run(
+        printed = subprocess.run(
             [sys.executable, "-m", "dvc", "cache", "dir"], cwd=folder, capture_output=True, text=True, check=True
         )
-        assert Path(told.stdout.strip()) == project / ".dvc" / "cache"
+        assert Path(printed.stdout.strip()) == project / ".dvc" / "cache"
 
 
 def test_a_run_takes_from_another_what_the_committed_lock_has_of_a_third(
@@ -113,11 +113,11 @@ def test_a_run_takes_from_another_what_the_committed_lock_has_of_a_third(
     assert made[0] == made[1] != Path("out").read_text()
 
 
-def test_a_table_tells_of_no_folder_of_this_machine(project: Path) -> None:
-    told = paper.told(paper.changed_params(PRESETS, ["align_draft.beta=0"]))
-    assert told["build_identifiers"]["file"] == "data/raw/atspeed-beauty/beauty.LCRec-1e-3lr.json"
-    assert told["align_draft"] == {"beta": 0}
-    assert str(project) not in str(told)
+def test_a_table_names_no_folder_of_this_machine(project: Path) -> None:
+    shown = paper.shown_settings(paper.changed_params(PRESETS, ["align_draft.beta=0"]))
+    assert shown["build_identifiers"]["file"] == "data/raw/atspeed-beauty/beauty.LCRec-1e-3lr.json"
+    assert shown["align_draft"] == {"beta": 0}
+    assert str(project) not in str(shown)
 
 
 def test_changed_code_is_refused(project: Path) -> None:

@@ -119,11 +119,11 @@ def test_nights_do_not_offer_data_sets_without_a_feed() -> None:
 @pytest.mark.parametrize("name", TARGET_NAMES)
 def test_every_target_is_taken_over_whole(name: str, project: Path) -> None:
     apply_presets(project, [TARGETS / name])
-    params, wanted = load_params(project), load_preset(name, TARGETS).params
-    for section, settings in wanted.items():
-        found = getattr(params, section).model_dump(by_alias=True, exclude_unset=True)
-        assert {key: found[key] for key in settings} == settings
-    assert params.finetune_target.model_dump(exclude_unset=True) == wanted["finetune_target"]
+    params, expected = load_params(project), load_preset(name, TARGETS).params
+    for section, settings in expected.items():
+        values = getattr(params, section).model_dump(by_alias=True, exclude_unset=True)
+        assert {key: values[key] for key in settings} == settings
+    assert params.finetune_target.model_dump(exclude_unset=True) == expected["finetune_target"]
 
 
 def test_the_demo_is_the_delivered_file(project: Path) -> None:

@@ -74,7 +74,7 @@ def test_lines_name_the_stage_and_its_method(capsys: pytest.CaptureFixture[str])
     assert "align_draft@sft INFO: epoch 1" in capsys.readouterr().err
 
 
-def test_a_clean_end_leaves_a_record_with_all_that_was_told(tmp_path: Path) -> None:
+def test_a_clean_end_leaves_a_record_with_all_that_was_logged(tmp_path: Path) -> None:
     curves = tmp_path / "curves.csv"
     curves.write_text("step,loss\n")
     with stage("finetune_target", PARAMS) as run:

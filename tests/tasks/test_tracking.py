@@ -65,10 +65,10 @@ def params(**align_draft: Any) -> Params:
 
 def leave(settings: Params, *, artifacts: tuple[Path, ...] = (), **metrics: float) -> Path:
     """A record as stage align_draft@sft leaves it."""
-    told = [{"name": name, "value": value, "step": 10, "time": 1000} for name, value in metrics.items()]
+    points = [{"name": name, "value": value, "step": 10, "time": 1000} for name, value in metrics.items()]
     origin = provenance("align_draft", "sft", settings)
     facts = {"num_users": "7"}
-    record = {**origin, "metrics": told, "facts": facts, "dataset": "toy", "started": 500}
+    record = {**origin, "metrics": points, "facts": facts, "dataset": "toy", "started": 500}
     return write_record(record, list(artifacts))
 
 
@@ -76,8 +76,8 @@ def runs(experiment: str) -> list[Any]:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
-    found = client.get_experiment_by_name(experiment)
-    return list(client.search_runs([found.experiment_id])) if found else []
+    known_experiment = client.get_experiment_by_name(experiment)
+    return list(client.search_runs([known_experiment.experiment_id])) if known_experiment else []
 
 
 def children(experiment: str) -> list[Any]:

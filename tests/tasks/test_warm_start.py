@@ -236,14 +236,14 @@ def refused(night: Night, commit: str) -> str:
 
 def test_what_cannot_be_fetched_is_one_line_and_leaves_the_earlier_champion(first: Night, second: Night) -> None:
     write_json(second.folder / "data/champion/origin.json", {"commit": "earlier"})
-    said = refused(second, "nightly/2015-01-01")
-    assert "warm_start.commit: nightly/2015-01-01 is not a commit of this repository" in said
+    message = refused(second, "nightly/2015-01-01")
+    assert "warm_start.commit: nightly/2015-01-01 is not a commit of this repository" in message
     assert "is not a commit of this repository" in refused(second, "--all")
     second.run("git", "rm", "--quiet", "models/target.dvc")
     second.commit()
     assert "warm_start.commit: HEAD has no models/target in its dvc.lock" in refused(second, "HEAD")
     second.run("dvc", "config", "--local", "remote.store.url", str(second.folder / "empty"))
-    said = refused(second, "nightly/2016-01-01")
-    assert "data/identifiers of nightly/2016-01-01 is neither in DVC's cache nor in its remote" in said
+    message = refused(second, "nightly/2016-01-01")
+    assert "data/identifiers of nightly/2016-01-01 is neither in DVC's cache nor in its remote" in message
     assert second.champion_files() == {"origin.json"}
     assert read_json(second.folder / "data/champion/origin.json") == {"commit": "earlier"}
