@@ -12,7 +12,7 @@ from atspeed_core.data.partitions import day_in, day_start, next_day, partitions
 from atspeed_core.errors import UserError
 from atspeed_core.files import write_json
 from atspeed_core.progress import track
-from tasks.deployment.command import answer, command
+from tasks.deployment.workflow import answer, command
 from tasks.nightly.ingest import INTERACTIONS, base_date
 from tasks.nightly.night import load_night
 from tasks.nightly.parent_run import CHECKS

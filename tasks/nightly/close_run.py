@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from tasks.deployment.checkout import checkout_of, facts_of
-from tasks.deployment.command import answer, command
+from tasks.deployment.workflow import answer, command
 from tasks.mlflow_store import experiment
 from tasks.nightly.night import Night, load_night
 from tasks.nightly.parent_run import close_parent

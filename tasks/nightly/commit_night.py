@@ -15,8 +15,8 @@ import yaml
 from atspeed_core.errors import TemporaryError, UserError
 from atspeed_core.files import read_json
 from tasks.deployment.checkout import STATE
-from tasks.deployment.command import answer, command
 from tasks.deployment.dvc_project import LOCK_FILE, drop_stale_locks, dvc_project, guard_lock_file, not_in_remote, push
+from tasks.deployment.workflow import answer, command
 from tasks.environment import Deployment
 from tasks.git import git
 from tasks.nightly.night import Night, load_night

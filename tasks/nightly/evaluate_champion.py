@@ -21,9 +21,9 @@ from atspeed_core.files import read_json, replacing, write_json
 from atspeed_core.progress import track
 from atspeed_core.recommender import Recommender
 from atspeed_core.settings import Evaluate, load_params
-from tasks.deployment.command import NothingToDo, answer, command
 from tasks.deployment.model_registry import RUN, Champion, champion_of, recommender_version
 from tasks.deployment.weights import fetch_for_deployment, load_recommender
+from tasks.deployment.workflow import NothingToDo, answer, command
 from tasks.evaluate import REPETITIONS, WARMUPS, lists_at
 from tasks.mlflow_store import mlflow_client
 from tasks.nightly.night import Night, load_night

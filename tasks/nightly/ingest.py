@@ -17,8 +17,8 @@ from atspeed_core.data.partitions import changing, num_interactions
 from atspeed_core.errors import TemporaryError, UserError
 from atspeed_core.files import replacing
 from tasks.deployment.checkout import commit_named
-from tasks.deployment.command import NothingToDo, answer, command
 from tasks.deployment.dvc_project import drop_stale_locks, dvc_project, push
+from tasks.deployment.workflow import NothingToDo, answer, command
 from tasks.environment import Deployment
 from tasks.git import git_if_possible
 from tasks.nightly.night import Night, load_night

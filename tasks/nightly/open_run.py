@@ -28,9 +28,9 @@ from tasks.deployment.checkout import (
     reach_home,
     tag_prefix,
 )
-from tasks.deployment.command import answer, command
 from tasks.deployment.dvc_project import LOCK_FILE, configure
 from tasks.deployment.model_registry import Champion, accepted_before, current_champion
+from tasks.deployment.workflow import answer, command
 from tasks.environment import TRACKING_URI, Deployment
 from tasks.nightly.night import Night, load_night
 from tasks.nightly.parent_run import open_parent, reopen_parent

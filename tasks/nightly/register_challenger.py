@@ -16,7 +16,6 @@ from atspeed_core.data.sequences import load_full_examples
 from atspeed_core.evaluation.inputs import read_stage_json
 from atspeed_core.identifiers.catalog import Catalog
 from tasks.addresses import as_url
-from tasks.deployment.command import NothingToDo, answer, command
 from tasks.deployment.model_registry import (
     CHALLENGER,
     CHAMPION,
@@ -32,6 +31,7 @@ from tasks.deployment.model_registry import (
     version_tag,
 )
 from tasks.deployment.weights import fetch_for_deployment, paths_of
+from tasks.deployment.workflow import NothingToDo, answer, command
 from tasks.mlflow_store import mlflow_client
 from tasks.nightly.challenger import Challenger, description, manifest, read_challenger
 from tasks.nightly.night import load_night

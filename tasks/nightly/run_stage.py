@@ -20,8 +20,8 @@ import yaml
 
 from atspeed_core.errors import TemporaryError, UserError
 from tasks.deployment.checkout import STATE
-from tasks.deployment.command import answer, command
 from tasks.deployment.dvc_project import drop_stale_locks, dvc_project, exit_code_in, guard_lock_file, push
+from tasks.deployment.workflow import answer, command
 from tasks.environment import RUN_ID
 from tasks.nightly.night import Night, load_night
 from tasks.processes import end_orphans, end_tree, own_children

@@ -11,7 +11,6 @@ import typer
 from atspeed_core.errors import UserError
 from atspeed_core.evaluation.gate import Evidence, Verdict, judge
 from atspeed_core.files import write_json
-from tasks.deployment.command import NothingToDo, answer, command
 from tasks.deployment.model_registry import (
     ACCEPTED,
     CHALLENGER,
@@ -29,6 +28,7 @@ from tasks.deployment.model_registry import (
     registered_name,
     version_of,
 )
+from tasks.deployment.workflow import NothingToDo, answer, command
 from tasks.mlflow_store import mlflow_client
 from tasks.presets import Gate
 from tasks.promotion import evidence

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atspeed_core.errors import UserError
-from tasks.deployment.command import answer, command
 from tasks.deployment.model_registry import (
     ACCEPTED,
     CHALLENGER,
@@ -20,6 +19,7 @@ from tasks.deployment.model_registry import (
     set_alias,
     version_of,
 )
+from tasks.deployment.workflow import answer, command
 from tasks.mlflow_store import mlflow_client
 
 if TYPE_CHECKING:  # importing MLflow takes seconds

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atspeed_core.errors import UserError
-from tasks.deployment.command import answer, command
 from tasks.deployment.model_registry import (
     CHAMPION,
     PREVIOUS,
@@ -23,6 +22,7 @@ from tasks.deployment.model_registry import (
     set_alias,
     version_of,
 )
+from tasks.deployment.workflow import answer, command
 from tasks.environment import RUN_ID
 from tasks.mlflow_store import mlflow_client
 

@@ -25,7 +25,6 @@ from atspeed_core.errors import UserError
 from atspeed_core.files import replacing, write_json
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.validation import read_model
-from tasks.deployment.command import answer, command
 from tasks.deployment.model_registry import (
     CHAMPION,
     COMMIT,
@@ -36,6 +35,7 @@ from tasks.deployment.model_registry import (
     version_of,
 )
 from tasks.deployment.weights import decoding, fetch_for_deployment
+from tasks.deployment.workflow import answer, command
 from tasks.environment import Deployment
 from tasks.mlflow_store import mlflow_client
 from tasks.paths import PARAMS

@@ -14,7 +14,7 @@ import typer
 
 from atspeed_core.errors import UserError
 from atspeed_core.files import replacing, write_json
-from tasks.deployment.command import answer, command
+from tasks.deployment.workflow import answer, command
 from tasks.mlflow_store import experiment, find_or_create_run
 from tasks.recommendations.plan_recommendations import LISTS, MANIFEST, Plan, load_plan, read_shard, shard_file
 from tasks.recommendations.recommend_shard import Facts, finished

@@ -20,8 +20,8 @@ from atspeed_core.evaluation.lists import in_batches
 from atspeed_core.files import replacing
 from atspeed_core.progress import track
 from atspeed_core.recommender import Recommender
-from tasks.deployment.command import answer, command
 from tasks.deployment.weights import load_recommender
+from tasks.deployment.workflow import answer, command
 from tasks.recommendations.plan_recommendations import LISTS, Plan, load_plan, read_shard, shard_file
 
 LAYOUT = pa.schema([("user_id", pa.string()), ("rank", pa.int32()), ("item_id", pa.string()), ("score", pa.float64())])

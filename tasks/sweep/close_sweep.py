@@ -11,7 +11,7 @@ import typer
 
 from atspeed_core.errors import UserError
 from atspeed_core.files import read_json, replacing
-from tasks.deployment.command import answer, command
+from tasks.deployment.workflow import answer, command
 from tasks.mlflow_store import allowed_name, experiment, find_or_create_run
 from tasks.sweep.plan_sweep import Experiment, Sweep, folder_of, load_sweep
 from tasks.sweep.run_experiment import FAILURE, METRICS

@@ -17,7 +17,7 @@ from atspeed_core.errors import UserError
 from atspeed_core.files import write_json
 from atspeed_core.validation import read_model
 from tasks.deployment.checkout import check_out, clone, night_before, reach_home, safe_name
-from tasks.deployment.command import answer, command
+from tasks.deployment.workflow import answer, command
 from tasks.environment import Deployment
 from tasks.mlflow_store import experiment, find_or_create_run
 from tasks.params_file import merged, nested, with_changes, write_params

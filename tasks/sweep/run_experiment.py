@@ -23,8 +23,8 @@ import yaml
 from atspeed_core.errors import UserError
 from atspeed_core.files import replacing, write_json
 from tasks.deployment.checkout import check_out, checkout_of, clone
-from tasks.deployment.command import answer, command
 from tasks.deployment.dvc_project import configure, drop_stale_locks, dvc_project, exit_code_in
+from tasks.deployment.workflow import answer, command
 from tasks.environment import DVC_EXPERIMENT, RUN_ID, SENDER
 from tasks.paths import PARAMS, RESULTS
 from tasks.processes import end_orphans, end_tree, own_children
