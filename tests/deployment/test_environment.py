@@ -1,6 +1,7 @@
 """The environment of a deployment: one declaration, the documentation and the code that reads it."""
 
 import ast
+import os
 import re
 from pathlib import Path
 
@@ -124,10 +125,11 @@ def test_a_checkout_knows_the_folder_that_it_lies_in(tmp_path: Path, monkeypatch
 
 def test_the_client_of_mlflow_gets_the_documented_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in MLFLOW_CLIENT:
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that it is restored at the end
+        monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "99")
     environment.set_mlflow_defaults()
-    assert environment.os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "99"
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "99"
     for name, value in MLFLOW_CLIENT.items():
-        assert environment.os.environ[name] in (value, "99")
+        assert os.environ[name] in (value, "99")
         assert value in documented()[name][1]
