@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # The shell around every stage: modules, with all below them.
 SHELL = (
     *(f"atspeed_core.{name}" for name in ("errors", "files", "progress", "settings", "validation", "variants")),
-    *(f"tasks.{name}" for name in ("launch", "paths", "stage")),
+    *(f"tasks.{name}" for name in ("launch", "paths", "stage", "threads")),
 )
 # Started as a process of its own rather than imported.
 STARTED = {"finetune_target": "atspeed_core.training.finetune"}

@@ -14,9 +14,10 @@ from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models.warm_start import Start, choose_start
 from atspeed_core.settings import Params
 from atspeed_core.training.curves import CURVES_FILE, read_curves
-from tasks.launch import num_nodes, processes, threads_each, torchrun
+from tasks.launch import num_nodes, processes, torchrun
 from tasks.paths import CHAMPION, CHECKPOINTS, IDENTIFIERS, PROCESSED, TARGET
 from tasks.stage import ParamsPath, Run, stage
+from tasks.threads import num_threads
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(params: ParamsPath = Path("params.yaml")) -> None:
     """Train the target from data/processed and data/identifiers; write models/target/.
 
-    Training starts from data/champion/target where that fits, else from scratch. A stopped training goes on from its
+    Training starts from data/champion/target where that fits, else from scratch. A stopped training resumes after its
     last finished epoch (checkpoints/finetune_target/).
     """
     with stage("finetune_target", params) as run:
@@ -72,7 +73,8 @@ def _launch(path: Path, params: Params, checkpoints: Path, start: Start) -> None
     command += ["--checkpoints", str(checkpoints), "--output", str(TARGET)]
     command += ["--warm-from", str(start.folder)] if start.folder else []
     command += ["--log-format", "%(asctime)s finetune_target %(levelname)s: %(message)s"]
-    environment = {"OMP_NUM_THREADS": str(threads_each(processes(number))), **os.environ}
+    threads = max(1, num_threads(params) // processes(number))  # torchrun's default is one
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, env=environment, check=False)
     if done.returncode:
         raise RuntimeError(f"training ended with exit code {done.returncode}; its log is above")

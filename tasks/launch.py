@@ -47,8 +47,3 @@ def processes(num_processes: int | Literal["auto"]) -> int:
     import torch
 
     return max(1, torch.cuda.device_count())
-
-
-def threads_each(num_processes: int) -> int:
-    """Threads per process: an equal share of this node's cores, where torchrun's default is one thread."""
-    return max(1, len(os.sched_getaffinity(0)) // num_processes)

@@ -16,6 +16,7 @@ from atspeed_core.settings import Params, load_params
 from tasks.environment import Deployment
 from tasks.processes import end_orphans, end_with_starter, own_children
 from tasks.record import milliseconds, provenance, write_record
+from tasks.threads import num_threads, use_threads
 from tasks.tracking import send_or_warn
 
 EXIT_USER_ERROR = 2
@@ -91,6 +92,9 @@ def stage(name: str, params: Path, *, method: str | None = None) -> Iterator[Run
         end_orphans(Path())
         own_children(Path())
         run = Run(name, method, load_params(params))
+        threads = num_threads(run.params)
+        use_threads(threads)
+        run.log_param("threads", threads)
         started = milliseconds()
         origin = provenance(name, method, run.params)
         yield run

@@ -7,9 +7,10 @@ from atspeed_core.settings.former import FORMER_DEFAULTS
 from atspeed_core.settings.section import Section
 
 S = TypeVar("S", bound=Section)
+VALUES: dict[str, Any] = {"threads": "auto", **FORMER_DEFAULTS}
 
 
-def completed(raw: dict[str, Any], rest: dict[str, Any] = FORMER_DEFAULTS) -> dict[str, Any]:
+def completed(raw: dict[str, Any], rest: dict[str, Any] = VALUES) -> dict[str, Any]:
     """`raw`, the content of a params.yaml, with values from `rest` for the required settings that it lacks."""
     full = dict(raw)
     for key, value in rest.items():
@@ -27,7 +28,7 @@ class Completed:
 
     def __init__(self, section: type[S], *path: str) -> None:
         """`path`: where the section stands in params.yaml."""
-        self._section, self._rest = section, FORMER_DEFAULTS
+        self._section, self._rest = section, VALUES
         for part in path:
             self._rest = self._rest[part]
 

@@ -4,6 +4,7 @@ One module per section; `Params` is the whole file.
 """
 
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import ValidationError
@@ -65,8 +66,13 @@ __all__ = [
 
 
 class Params(Section):
-    """The whole of `params.yaml`."""
+    """The whole of `params.yaml`.
 
+    Attributes:
+        threads: on the CPU, per stage; "auto": by the target's size (tasks/threads.py).
+    """
+
+    threads: Positive | Literal["auto"]
     warm_start: WarmStart
     prepare_data: PrepareData
     build_identifiers: BuildIdentifiers

@@ -35,6 +35,11 @@ class BuildIdentifiers(Section):
     rq_vae: RqVae = RqVae()
     seed: int
 
+    @property
+    def num_codes(self) -> int:
+        """Codes of all levels."""
+        return self.num_levels * self.codebook_width
+
     @model_validator(mode="after")
     def _a_file_goes_with_its_method(self) -> "BuildIdentifiers":
         if (self.method == "file") != (self.file is not None):

@@ -84,7 +84,7 @@ def test_a_clean_end_leaves_a_record_with_all_that_was_logged(tmp_path: Path) ->
     (folder,) = tmp_path.glob("outbox/[0-9]*")
     record = json.loads((folder / "record.json").read_text())
     assert [(m["name"], m["value"], m["step"]) for m in record["metrics"]] == [("loss", 0.5, 3)]
-    assert record["facts"] == {"num_users": "7"}
+    assert record["facts"] == {"threads": "1", "num_users": "7"}
     assert record["params"]["finetune_target.architecture.hidden_size"] == "128"
     assert (folder / "artifacts" / "curves.csv").read_text() == "step,loss\n"
 
