@@ -130,7 +130,7 @@ def save_models(folder: Path) -> None:
 def first(tmp_path_factory: pytest.TempPathFactory) -> Night:
     """A finished night whose data lie in a remote."""
     night = Night(tmp_path_factory.mktemp("nights") / "first", 30)
-    assert night.stage("warm_start") == {"champion_commit": "None"}
+    assert night.stage("warm_start")["champion_commit"] == "None"
     assert night.champion_files() == {"origin.json"}
     night.stage("build_identifiers")
     save_models(night.folder)
@@ -171,7 +171,7 @@ def assert_same_weights(mine: Path, theirs: Path) -> None:
 
 def test_a_night_goes_on_from_the_champion(first: Night, second: Night) -> None:
     commit = first.run("git", "rev-parse", "HEAD").strip()
-    assert second.stage("warm_start") == {"champion_commit": commit}
+    assert second.stage("warm_start")["champion_commit"] == commit
     champion = second.folder / "data" / "champion"
     assert read_json(champion / "origin.json") == {"commit": commit, "base_model": None, "draft_base_model": None}
     assert {path.name for path in champion.iterdir()} == {"origin.json", "identifiers", "target", "drafts"}
