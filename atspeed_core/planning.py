@@ -25,10 +25,10 @@ from atspeed_core.decoding.planner import (
 )
 from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.decoding.search import ROUNDING, SearchResult, beam_search, begin
-from atspeed_core.evaluation.device import device_facts
-from atspeed_core.evaluation.speed import synchronize, time_interleaved
+from atspeed_core.device import device_facts
 from atspeed_core.progress import track
 from atspeed_core.recommender import Recommender, Request
+from atspeed_core.timing import synchronize, time_interleaved
 
 MOST_RANKED = 400  # nodes of a level that a draft may propose
 NODE_GRID = (0, 1, 16, 48, 96, 192, 384)  # a later call of 0 nodes costs nothing, one of 1 most of what 16 cost

@@ -15,8 +15,8 @@ from atspeed_core.benchmark.peers import PEERS
 from atspeed_core.benchmark.tables import benchmark_markdown, numerics_table, peer_tables, summary_table
 from atspeed_core.benchmark.targets import OWN, SMOLLM2, SMOLLM2_PACKAGE, TARGETS
 from atspeed_core.data.sequences import load_full_examples
+from atspeed_core.device import device_facts
 from atspeed_core.errors import UserError
-from atspeed_core.evaluation.device import device_facts
 from atspeed_core.files import write_json
 from atspeed_core.models.packaged import READER
 from atspeed_core.recommender import Recommender

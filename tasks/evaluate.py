@@ -10,7 +10,7 @@ import pandas as pd
 import typer
 
 from atspeed_core.data.sequences import Example, load_full_examples
-from atspeed_core.evaluation.device import device_facts
+from atspeed_core.device import device_facts
 from atspeed_core.evaluation.lists import (
     check_ks,
     choose_users,
@@ -22,20 +22,20 @@ from atspeed_core.evaluation.lists import (
 )
 from atspeed_core.evaluation.measure import (
     PER_USER,
-    Recommends,
     list_figures,
     per_user_figures,
     published_figures,
     speed_figures,
     timed_requests,
 )
-from atspeed_core.evaluation.speed import BASELINE, FloatArray, time_interleaved
+from atspeed_core.evaluation.speed import BASELINE
 from atspeed_core.files import replacing, write_json
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.planning import Errors, errors_by_k, make_plan, with_nodes
 from atspeed_core.progress import track
 from atspeed_core.recommender import Recommender
 from atspeed_core.settings import Evaluate, Params
+from atspeed_core.timing import FloatArray, time_interleaved
 from atspeed_core.verifications import VERIFICATIONS
 from tasks.paths import DRAFTS, IDENTIFIERS, PLANS, PROCESSED, REFERENCE, RESULTS, TARGET
 from tasks.stage import ParamsPath, Run, stage
@@ -164,8 +164,8 @@ def calls_by_nodes(
 
 
 def measure(
-    recommender: Recommends,
-    fast: Recommends,
+    recommender: Recommender,
+    fast: Recommender,
     method: str,
     examples: Sequence[Example],
     reference: Mapping[int, pd.DataFrame],
@@ -202,7 +202,7 @@ def measure(
 
 
 def lists_at(
-    recommender: Recommends, examples: Sequence[Example], k: int, verification: str, settings: Evaluate
+    recommender: Recommender, examples: Sequence[Example], k: int, verification: str, settings: Evaluate
 ) -> pd.DataFrame:
     """Lists of all test users, batch by batch; each batch has its own seed."""
     return collect_lists(
@@ -214,7 +214,7 @@ def lists_at(
 
 
 def published_lists_at(
-    recommender: Recommends, examples: Sequence[Example], k: int, settings: Evaluate
+    recommender: Recommender, examples: Sequence[Example], k: int, settings: Evaluate
 ) -> pd.DataFrame:
     """Lists of `published_users` test users by the published scheme, batch by batch."""
     users = choose_users(len(examples), settings.published_users or len(examples), settings.seed)
@@ -224,7 +224,7 @@ def published_lists_at(
     )
 
 
-def time_at(recommender: Recommends, examples: Sequence[Example], k: int, settings: Evaluate) -> dict[str, FloatArray]:
+def time_at(recommender: Recommender, examples: Sequence[Example], k: int, settings: Evaluate) -> dict[str, FloatArray]:
     """Seconds of the alternatives on the timing users, [users, repetitions]."""
     chosen = choose_users(len(examples), settings.timing_users, settings.seed)
     requests = timed_requests(

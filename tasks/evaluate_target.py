@@ -12,6 +12,7 @@ import torch
 import typer
 
 from atspeed_core.data.sequences import Example, load_full_examples, load_train
+from atspeed_core.device import device_facts
 from atspeed_core.evaluation.baselines import (
     TrainingData,
     recommend_popular,
@@ -19,9 +20,7 @@ from atspeed_core.evaluation.baselines import (
     tune_item_knn,
     tune_popularity,
 )
-from atspeed_core.evaluation.device import device_facts
 from atspeed_core.evaluation.lists import (
-    Recommendation,
     check_ks,
     choose_users,
     collect_lists,
@@ -29,17 +28,16 @@ from atspeed_core.evaluation.lists import (
     lists_digest,
     write_reference,
 )
-from atspeed_core.evaluation.measure import Recommends
 from atspeed_core.evaluation.ranking import ranking_metrics
 from atspeed_core.evaluation.results import rows_by_k
 from atspeed_core.evaluation.sasrec import SasRecData, recommend_next, train_sasrec
-from atspeed_core.evaluation.speed import latency, time_interleaved
 from atspeed_core.evaluation.statistics import mean_figures
 from atspeed_core.files import replacing, write_json
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.progress import track
-from atspeed_core.recommender import Recommender
+from atspeed_core.recommender import Recommendation, Recommender
 from atspeed_core.settings import Evaluate, Params
+from atspeed_core.timing import latency, time_interleaved
 from tasks.paths import IDENTIFIERS, PROCESSED, REFERENCE, RESULTS, TARGET
 from tasks.stage import ParamsPath, Run, stage
 
@@ -122,7 +120,7 @@ def baseline_lists(
 
 
 def reference_lists(
-    recommender: Recommends, examples: Sequence[Example], settings: Evaluate
+    recommender: Recommender, examples: Sequence[Example], settings: Evaluate
 ) -> dict[int, pd.DataFrame]:
     """K -> lists of transformers' generate for all test users, each as if it were asked alone."""
     by_length = sorted(range(len(examples)), key=lambda user: len(examples[user].history))  # little padding
@@ -136,7 +134,7 @@ def reference_lists(
     return {k: lists_of(k) for k in settings.ks}
 
 
-def generated(recommender: Recommends, histories: list[list[str]], k: int) -> Recommendation:
+def generated(recommender: Recommender, histories: list[list[str]], k: int) -> Recommendation:
     """Generate's lists for a batch, as it gives them to each request alone.
 
     A batch rounds otherwise than one request does, and so may order otherwise what is a rounding apart: some lists in
@@ -152,7 +150,7 @@ def generated(recommender: Recommends, histories: list[list[str]], k: int) -> Re
 
 
 def sampled_lists(
-    recommender: Recommends, examples: Sequence[Example], settings: Evaluate
+    recommender: Recommender, examples: Sequence[Example], settings: Evaluate
 ) -> dict[str, dict[int, list[list[str]]]]:
     """K -> lists that the target draws: without replacement from its law over items, and as published (AtSpeed)."""
     batches = in_batches([example.history for example in examples], settings.batch_size)
@@ -197,7 +195,7 @@ def ranking_figures(per_user: pd.DataFrame, settings: Evaluate) -> dict[str, dic
 
 
 def generate_latencies(
-    recommender: Recommends, examples: Sequence[Example], settings: Evaluate
+    recommender: Recommender, examples: Sequence[Example], settings: Evaluate
 ) -> dict[str, dict[str, float]]:
     """K -> median and p95 latency of transformers' generate at batch 1, in milliseconds."""
     users = choose_users(len(examples), settings.timing_users, settings.seed)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from atspeed_core.decoding.code_model import CodeModel, Session
 from atspeed_core.decoding.drafters import PrefixScorer
-from atspeed_core.evaluation.speed import synchronize
+from atspeed_core.timing import synchronize
 
 MIB = 1 << 20
 SAMPLE_SECONDS = 0.005

@@ -15,9 +15,9 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from atspeed_core.decoding.device_trie import DeviceTrie
 from atspeed_core.decoding.selection import stable_topk
-from atspeed_core.evaluation.device import device_facts
-from atspeed_core.evaluation.speed import synchronize, time_interleaved
+from atspeed_core.device import device_facts
 from atspeed_core.identifiers.trie import Trie, build_trie
+from atspeed_core.timing import synchronize, time_interleaved
 
 Json = dict[str, Any]
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -12,33 +11,10 @@ import pandas as pd
 from atspeed_core.errors import UserError
 from atspeed_core.evaluation.inputs import read_stage_parquet
 from atspeed_core.files import replacing
+from atspeed_core.recommender import Recommendation
 
 COLUMNS = ("items", "scores", "accepted_steps", "target_calls", "target_nodes")
 REFERENCE_COLUMNS = ["user_id", "k", "items", "scores"]
-
-
-class Recommendation(Protocol):
-    """What a recommender answers for a batch of histories (see `atspeed_core.recommender`)."""
-
-    @property
-    def items(self) -> list[list[str]]:
-        """Recommended items of each user, best first."""
-
-    @property
-    def scores(self) -> list[list[float]]:
-        """Their log-probabilities."""
-
-    @property
-    def accepted_steps(self) -> list[int]:
-        """Drafted steps the target accepted, for each user."""
-
-    @property
-    def target_calls(self) -> list[int]:
-        """Forward passes of the target, for each user."""
-
-    @property
-    def target_nodes(self) -> list[int]:
-        """Trie nodes that these passes held, for each user."""
 
 
 def collect_lists(

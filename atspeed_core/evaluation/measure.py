@@ -2,65 +2,25 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from numpy.typing import NDArray
 
 from atspeed_core.data.sequences import Example
-from atspeed_core.evaluation.lists import Recommendation, largest_swap_gap, same_lists, same_sets
+from atspeed_core.evaluation.lists import largest_swap_gap, same_lists, same_sets
 from atspeed_core.evaluation.ranking import ranking_metrics
-from atspeed_core.evaluation.speed import latency, speedup
+from atspeed_core.evaluation.speed import speedup
 from atspeed_core.evaluation.statistics import mean_figures
+from atspeed_core.recommender import Recommender
+from atspeed_core.timing import FloatArray, latency
 
-FloatArray = NDArray[np.float64]
 MEANS = ("accepted_steps", "target_calls", "target_nodes", "recall", "ndcg")
 PER_USER = ("user_id", "verification", "k", *MEANS, "identical")  # columns of a method's per-user figures
 
 
-class Recommends(Protocol):
-    """The face of `atspeed_core.recommender.Recommender` that is measured."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the models are."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Number format of the models."""
-
-    def recommend(
-        self, histories: list[list[str]], k: int = 10, verification: Any = "strict", *, seed: int = 0
-    ) -> Recommendation:
-        """Top-k items, decoded with the given verification."""
-
-    def offers(self, verification: str) -> bool:
-        """Whether this draft can be verified so."""
-
-    @property
-    def drafts_in_rounds(self) -> bool:
-        """Whether this draft can serve the published scheme."""
-
-    def search_as_published(self, histories: list[list[str]], k: int) -> Recommendation:
-        """Strict verification by the published scheme."""
-
-    def sample_as_published(self, histories: list[list[str]], k: int, *, seed: int = 0) -> Recommendation:
-        """The target's sampling-based beam search as published, without speculation."""
-
-    def without_speculation(self) -> "Recommends":
-        """The same recommender decoding with the target alone."""
-
-    def generate(self, histories: list[list[str]], k: int, *, prompt_once: bool = False) -> Recommendation:
-        """The reference: transformers' constrained beam search."""
-
-    def prepare_oracle(self, histories: list[list[str]], k: int) -> Callable[[], Recommendation]:
-        """Strict search with a drafter that knows the answer; the call is what is timed."""
-
-
 def timed_requests(
-    recommender: Recommends,
+    recommender: Recommender,
     histories: Sequence[list[str]],
     k: int,
     verifications: Sequence[str],
@@ -130,7 +90,7 @@ def published_figures(lists: pd.DataFrame, *, samples: int, seed: int) -> dict[s
     This is what the paper's AS is: N beams a level drafted anew in every round, gamma levels a round.
 
     Args:
-        lists: of `Recommends.search_as_published`, one row a user (see `lists.collect_lists`).
+        lists: of `Recommender.search_as_published`, one row a user (see `lists.collect_lists`).
         samples: bootstrap samples.
         seed: of the bootstrap.
     """

@@ -11,7 +11,7 @@ import torch
 from atspeed_core.data.sequences import Example
 from atspeed_core.evaluation.lists import collect_lists, in_batches
 from atspeed_core.evaluation.measure import list_figures, per_user_figures, speed_figures, timed_requests
-from atspeed_core.evaluation.speed import time_interleaved
+from atspeed_core.timing import time_interleaved
 
 OPTIONS = {"samples": 200, "seed": 0}
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from atspeed_core.evaluation.speed import Alternatives, latency, rotated, speedup, time_interleaved
+from atspeed_core.evaluation.speed import speedup
+from atspeed_core.timing import Alternatives, latency, rotated, time_interleaved
 
 CPU = torch.device("cpu")
 OPTIONS = {"samples": 200, "seed": 0}
