@@ -15,7 +15,7 @@ from rich.console import Console
 from local_services.airflow import Airflow
 from local_services.mlflow import MlflowServer
 from local_services.postgres import Postgres
-from local_services.processes import is_free
+from local_services.servers import is_free
 
 console = Console(stderr=True, highlight=False)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from local_services.processes import LOOPBACK, Server, answers, free_port
+from local_services.servers import LOOPBACK, Server, answers, free_port
 
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 ADMIN = "admin"

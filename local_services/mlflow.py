@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from local_services.processes import LOOPBACK, Server, answers
+from local_services.servers import LOOPBACK, Server, answers
 
 
 class MlflowServer:

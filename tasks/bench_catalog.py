@@ -9,8 +9,8 @@ from transformers import LlamaConfig
 
 from atspeed_core.errors import UserError
 from atspeed_core.evaluation.catalog_scale import CatalogShape, Settings, measure
-from atspeed_core.evaluation.tables import Table, describe_device
 from atspeed_core.files import write_json
+from atspeed_core.reporting.text_table import TextTable, describe_device
 from tasks.paths import RESULTS
 from tasks.report import show
 from tasks.stage import exit_codes, set_up_logging
@@ -75,7 +75,7 @@ def chosen_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def catalog_table(result: Json) -> Table:
+def catalog_table(result: Json) -> TextTable:
     """Time to build and size of each catalogue's trie."""
     rows = [
         [
@@ -94,10 +94,10 @@ def catalog_table(result: Json) -> Table:
     note = f"Synthetic codes, skewed like published ones. Narrow: to {allowed:,} allowed items of a request."
     columns = ["items", "codes a level", "prefixes by depth", "most children by depth"]
     columns += ["build s, host + device", "device B/item", "host B/item", "narrow ms"]
-    return Table("How large may the catalogue be?", note, columns, rows)
+    return TextTable("How large may the catalogue be?", note, columns, rows)
 
 
-def step_table(result: Json) -> Table:
+def step_table(result: Json) -> TextTable:
     """Cost of a trie step beside a step of the model."""
     rows = [
         [
@@ -118,7 +118,7 @@ def step_table(result: Json) -> Table:
     )
     depths = range(len(result["steps"][0]["trie_step_us"]))
     columns = ["items", "batch", "K", *(f"depth {depth}" for depth in depths), "model step", "largest share"]
-    return Table("What does a trie step cost?", note, columns, rows)
+    return TextTable("What does a trie step cost?", note, columns, rows)
 
 
 if __name__ == "__main__":

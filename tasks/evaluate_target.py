@@ -20,6 +20,8 @@ from atspeed_core.evaluation.baselines import (
     tune_item_knn,
     tune_popularity,
 )
+from atspeed_core.evaluation.inputs import rows_by_k
+from atspeed_core.evaluation.intervals import mean_figures
 from atspeed_core.evaluation.lists import (
     check_ks,
     choose_users,
@@ -29,9 +31,7 @@ from atspeed_core.evaluation.lists import (
     write_reference,
 )
 from atspeed_core.evaluation.ranking import ranking_metrics
-from atspeed_core.evaluation.results import rows_by_k
 from atspeed_core.evaluation.sasrec import SasRecData, recommend_next, train_sasrec
-from atspeed_core.evaluation.statistics import mean_figures
 from atspeed_core.files import replacing, write_json
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.progress import track

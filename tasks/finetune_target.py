@@ -11,7 +11,7 @@ import typer
 from atspeed_core.errors import UserError
 from atspeed_core.files import digest
 from atspeed_core.identifiers.catalog import Catalog
-from atspeed_core.models.warm_start import Start, choose_start
+from atspeed_core.models.champion import Start, choose_start
 from atspeed_core.settings import Params
 from atspeed_core.training.curves import CURVES_FILE, read_curves
 from tasks.launch import num_nodes, processes, torchrun

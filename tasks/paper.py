@@ -17,10 +17,10 @@ import yaml
 
 from atspeed_core.errors import UserError
 from atspeed_core.evaluation.inputs import read_stage_json
-from atspeed_core.evaluation.paper import PaperRun, paper_markdown, tables, variants_picture, with_variants
-from atspeed_core.evaluation.paper_plot import paper_svg, variants_svg
-from atspeed_core.evaluation.results import combine, load_results
 from atspeed_core.files import read_json, write_json
+from atspeed_core.reporting.paper_plot import paper_svg, variants_svg
+from atspeed_core.reporting.paper_tables import PaperRun, paper_markdown, tables, variants_picture, with_variants
+from atspeed_core.reporting.results import combine, load_results
 from atspeed_core.settings import Method, load_params
 from tasks.git import git
 from tasks.params_file import merged, nested, with_changes, with_presets, write_params

@@ -39,7 +39,7 @@ class Checks(Section):
 
 
 class Gate(Section):
-    """The conditions for a challenger to become champion; see atspeed_core/evaluation/gate.py.
+    """The conditions for a challenger to become champion; see atspeed_core/verdict.py.
 
     Attributes:
         k: list length that is judged.

@@ -9,17 +9,17 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from atspeed_core.evaluation.inputs import read_stage_json
-from atspeed_core.evaluation.page import report_page
-from atspeed_core.evaluation.results import combine, load_results, plot_tables
-from atspeed_core.evaluation.tables import (
-    Table,
+from atspeed_core.files import replacing, write_json
+from atspeed_core.reporting.report_page import report_page
+from atspeed_core.reporting.report_tables import (
     calls_table,
     comparison_table,
     ranking_table,
     speed_table,
     summary_markdown,
 )
-from atspeed_core.files import replacing, write_json
+from atspeed_core.reporting.results import combine, load_results, plot_tables
+from atspeed_core.reporting.text_table import TextTable
 from atspeed_core.settings import Method, Params
 from tasks.paths import DRAFTS, IDENTIFIERS, PROCESSED, RESULTS, TARGET
 from tasks.stage import ParamsPath, Run, stage
@@ -81,7 +81,7 @@ def record(metrics: Json, run: Run) -> None:
         run.artifact(RESULTS / name)
 
 
-def show(tables: list[Table]) -> None:
+def show(tables: list[TextTable]) -> None:
     """Print the tables."""
     console = Console()
     if not console.is_terminal:

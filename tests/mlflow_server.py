@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from local_services.mlflow import MlflowServer
-from local_services.processes import free_port
+from local_services.servers import free_port
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from atspeed_core.benchmark.measure import Grid, Pace, Settings, nearest, num_requests
+from atspeed_core.benchmark.measure_peers import Grid, Pace, Settings, nearest, num_requests
 from atspeed_core.benchmark.peers import BASELINE, GENERATE, GENERATES, OURS, PEERS, PUBLISHED, prepared, search
 from atspeed_core.benchmark.profiling import PeakMemory
 from atspeed_core.benchmark.replay import Tape

@@ -1,5 +1,6 @@
-"""Reading what earlier stages wrote; a missing or damaged file is told with the stage that makes it."""
+"""Reading what earlier stages wrote; the error about a missing or damaged file names the stage that writes it."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,3 +38,8 @@ def read_stage_parquet(path: str | Path, stage: str) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a readable parquet file ({reason}); run the {stage} stage again") from None
+
+
+def rows_by_k(figures: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(K, figures) of the keys that are numbers, in their order."""
+    return ((key, value) for key, value in figures.items() if key.isdigit())

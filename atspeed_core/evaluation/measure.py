@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from atspeed_core.data.sequences import Example
+from atspeed_core.evaluation.intervals import mean_figures
 from atspeed_core.evaluation.lists import largest_swap_gap, same_lists, same_sets
 from atspeed_core.evaluation.ranking import ranking_metrics
 from atspeed_core.evaluation.speed import speedup
-from atspeed_core.evaluation.statistics import mean_figures
 from atspeed_core.recommender import Recommender
 from atspeed_core.timing import FloatArray, latency
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from atspeed_core.evaluation.statistics import ratio_interval, ratio_of_sums, with_interval
+from atspeed_core.evaluation.intervals import ratio_interval, ratio_of_sums, with_interval
 from atspeed_core.timing import FloatArray
 
 BASELINE = "the target's own beam search, same engine, same process, batch 1"

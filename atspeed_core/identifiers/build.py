@@ -14,8 +14,8 @@ from atspeed_core.identifiers.catalog import Catalog, code_token, read_identifie
 from atspeed_core.identifiers.collisions import colliding_items, resolve_collisions
 from atspeed_core.identifiers.embeddings import FloatArray, item_embeddings
 from atspeed_core.identifiers.extend import Assignment, Earlier, changes, keep_or_rebuild
+from atspeed_core.identifiers.facts import describe_identifiers
 from atspeed_core.identifiers.quantization import Quantization, residual_kmeans
-from atspeed_core.identifiers.report import describe_identifiers
 from atspeed_core.identifiers.trie import IntArray
 from atspeed_core.settings import BuildIdentifiers
 

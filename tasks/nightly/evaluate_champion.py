@@ -13,10 +13,10 @@ import typer
 from atspeed_core.data.sequences import Example, load_full_examples
 from atspeed_core.decoding.plan import Plan
 from atspeed_core.device import device_facts
+from atspeed_core.evaluation.intervals import mean_figures
 from atspeed_core.evaluation.lists import choose_users
 from atspeed_core.evaluation.measure import per_user_figures, timed_requests
 from atspeed_core.evaluation.speed import speedup
-from atspeed_core.evaluation.statistics import mean_figures
 from atspeed_core.files import read_json, replacing, write_json
 from atspeed_core.progress import track
 from atspeed_core.recommender import Recommender

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from atspeed_core.evaluation.gate import Evidence, Thresholds
 from atspeed_core.evaluation.inputs import read_stage_json, read_stage_parquet
 from atspeed_core.files import read_json, write_json
+from atspeed_core.verdict import Evidence, Thresholds
 from tasks.paths import RESULTS
 from tasks.presets import Gate
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atspeed_core.errors import UserError
-from atspeed_core.evaluation.gate import Evidence, Verdict, judge
 from atspeed_core.files import write_json
+from atspeed_core.verdict import Evidence, Verdict, judge
 from tasks.deployment.model_registry import (
     ACCEPTED,
     CHALLENGER,
@@ -132,7 +132,7 @@ def objection(
 
 
 def judge_night(registered: "ModelVersion", night: NightEvidence, champion: Champion | None) -> Verdict:
-    """The verdict of `atspeed_core.evaluation.gate` on a night's evidence."""
+    """The verdict of `atspeed_core.verdict` on a night's evidence."""
     k = night.gate.k
     challenger = evidence.evidence(
         night.challenger, night.challenger_users, k, str(registered.version), registered.tags[DATE]

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from atspeed_core.evaluation.statistics import mean_figures, mean_interval, ratio_interval, ratio_of_sums
+from atspeed_core.evaluation.intervals import mean_figures, mean_interval, ratio_interval, ratio_of_sums
 
 OPTIONS = {"samples": 4000, "seed": 1}
 

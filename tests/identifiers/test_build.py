@@ -12,7 +12,7 @@ from atspeed_core.errors import UserError
 from atspeed_core.files import write_json
 from atspeed_core.identifiers.build import build_identifiers
 from atspeed_core.identifiers.catalog import Catalog
-from atspeed_core.identifiers.report import children_by_depth, codebook_use, neighbours
+from atspeed_core.identifiers.facts import children_by_depth, codebook_use, neighbours
 from atspeed_core.settings import RqVae
 from tests.complete_params import BuildIdentifiers
 

@@ -18,7 +18,7 @@ import pytest
 from local_services.airflow import Airflow
 from local_services.mlflow import MlflowServer
 from local_services.postgres import Postgres
-from local_services.processes import free_port
+from local_services.servers import free_port
 from tests.integration.airflow_api import AirflowApi
 from tests.integration.deployment import DATASET, Deployment
 

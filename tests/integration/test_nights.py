@@ -17,7 +17,7 @@ import pytest
 import requests
 import yaml
 
-from local_services.processes import Server, answers, free_port
+from local_services.servers import Server, answers, free_port
 from tests.integration.airflow_api import seconds_of
 from tests.integration.conftest import DAGS, FIRST_DAY, Stack
 from tests.integration.deployment import DATASET, HISTORY_DAYS, USERS

@@ -14,7 +14,7 @@ import pytest
 
 from atspeed_core.recommender import Recommender
 from atspeed_core.settings import DecodingConfig
-from local_services.processes import LOOPBACK, Server, answers, free_port
+from local_services.servers import LOOPBACK, Server, answers, free_port
 from tests.mlflow_server import mlflow_server
 from tests.nightly.registered_nights import DATASET, HISTORIES, ROOT, Deployment, K
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from local_services.processes import free_port
+from local_services.servers import free_port
 from tasks.launch import num_nodes, torchrun
 
 PROGRAM = """

@@ -24,7 +24,7 @@ from atspeed_core.settings import Lora
 from atspeed_core.training import finetune
 from atspeed_core.training.curves import read_curves
 from atspeed_core.training.finetune import Progress, build
-from local_services.processes import LOOPBACK, free_port
+from local_services.servers import LOOPBACK, free_port
 from tasks.processes import kill
 from tests.complete_params import Architecture, FinetuneTarget, completed
 from tests.in_process import logging_as_before, working_in

@@ -3,9 +3,9 @@
 from typing import Any
 from xml.etree import ElementTree
 
-from atspeed_core.evaluation.paper import PaperRun, paper_markdown, tables, variant_tables
-from atspeed_core.evaluation.paper_plot import paper_svg, variants_svg
-from atspeed_core.evaluation.tables import Table
+from atspeed_core.reporting.paper_plot import paper_svg, variants_svg
+from atspeed_core.reporting.paper_tables import PaperRun, paper_markdown, tables, variant_tables
+from atspeed_core.reporting.text_table import TextTable
 
 KS = ("5", "10")
 
@@ -63,7 +63,7 @@ def make_run(dataset: str = "beauty-release", **changes: Any) -> PaperRun:
     return PaperRun(metrics=metrics, **given)
 
 
-def by_title(found: list[Table]) -> dict[str, Table]:
+def by_title(found: list[TextTable]) -> dict[str, TextTable]:
     return {table.title: table for table in found}
 
 

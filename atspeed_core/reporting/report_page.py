@@ -8,8 +8,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from atspeed_core.evaluation.results import TARGET, rows_by_k
-from atspeed_core.evaluation.tables import Table, calls_table, comparison_table, describe, ranking_table, speed_table
+from atspeed_core.evaluation.inputs import rows_by_k
+from atspeed_core.reporting.report_tables import calls_table, comparison_table, describe, ranking_table, speed_table
+from atspeed_core.reporting.results import TARGET
+from atspeed_core.reporting.text_table import TextTable
 from atspeed_core.verifications import VERIFICATIONS
 
 Json = dict[str, Any]
@@ -108,10 +110,10 @@ def curve_plots(curves: Curves) -> list[go.Figure]:
     return figures
 
 
-def identifier_table(report: Json) -> Table:
+def identifier_table(report: Json) -> TextTable:
     """Every fact of the identifiers' report, by its path."""
     rows = [[name, f"{value:,.4g}" if isinstance(value, float) else str(value)] for name, value in _leaves(report)]
-    return Table("Identifiers", "From data/identifiers/report.json.", ["figure", "value"], rows)
+    return TextTable("Identifiers", "From data/identifiers/report.json.", ["figure", "value"], rows)
 
 
 def _leaves(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:
@@ -156,7 +158,7 @@ def _plot(number: int, figure: go.Figure) -> str:
     return f"<div>{div}</div>"
 
 
-def _table(table: Table) -> str:
+def _table(table: TextTable) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in table.columns)
     rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
     return (

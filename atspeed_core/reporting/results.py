@@ -1,6 +1,6 @@
 """The results of all methods put together: checked against each other, compared pairwise, laid out as tables."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from atspeed_core.errors import UserError
-from atspeed_core.evaluation.inputs import read_stage_json, read_stage_parquet
-from atspeed_core.evaluation.statistics import mean_figures
+from atspeed_core.evaluation.inputs import read_stage_json, read_stage_parquet, rows_by_k
+from atspeed_core.evaluation.intervals import mean_figures
 
 Json = dict[str, Any]
 
@@ -115,11 +115,6 @@ def paired_difference(
         raise UserError("results/per_user: methods to be compared have other users; run the evaluate stages again")
     difference = ours[list(names)].astype(np.float64) - theirs.loc[ours.index, list(names)].astype(np.float64)
     return mean_figures(difference, names, samples=samples, seed=seed)
-
-
-def rows_by_k(figures: Mapping[str, Any]) -> Iterator[tuple[str, Json]]:
-    """(K, figures) of the keys that are numbers, in their order."""
-    return ((key, value) for key, value in figures.items() if key.isdigit())
 
 
 def series_by_method(metrics: Json, name: str) -> dict[str, dict[int, float]]:

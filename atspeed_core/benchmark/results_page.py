@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from atspeed_core.benchmark.peers import BASELINE, GENERATE, OURS, PEERS
-from atspeed_core.evaluation.tables import Table, describe_device, markdown
+from atspeed_core.reporting.text_table import TextTable, describe_device, markdown
 
 Json = dict[str, Any]
 
@@ -22,7 +22,7 @@ def benchmark_markdown(result: Json) -> str:
     return "\n".join([*head, *(markdown(table) for table in tables if table.rows)]) + "\n"
 
 
-def summary_table(result: Json) -> Table:
+def summary_table(result: Json) -> TextTable:
     """WS of ours at every K."""
     ks = _values(result["rows"], "k")
     found = {_place(row): row for row in result["rows"] if row["peer"] == OURS}
@@ -35,10 +35,10 @@ def summary_table(result: Json) -> Table:
         "run. In brackets: share of the oracle's WS (a draft that knows the answer and costs nothing); WS over "
         f"transformers generate with a callback. {ABSENT}: not measured, the JSON says why."
     )
-    return Table("How much faster is ours?", note, ["target", "prompt", "batch", *(f"K = {k}" for k in ks)], rows)
+    return TextTable("How much faster is ours?", note, ["target", "prompt", "batch", *(f"K = {k}" for k in ks)], rows)
 
 
-def peer_tables(result: Json) -> Iterable[Table]:
+def peer_tables(result: Json) -> Iterable[TextTable]:
     """Median latency and WS of all peers, a table a target and kind of prompt."""
     ks = _values(result["rows"], "k")
     for target, prompt in dict.fromkeys((row["target"], row["prompt"]) for row in result["rows"]):
@@ -50,10 +50,10 @@ def peer_tables(result: Json) -> Iterable[Table]:
             for peer in PEERS
         ]
         note = f"Median milliseconds of a batch (WS against {BASELINE}). {describe_target(result['targets'][target])}."
-        yield Table(f"{target}, {prompt} prompts", note, ["batch", "peer", *(f"K = {k}" for k in ks)], rows)
+        yield TextTable(f"{target}, {prompt} prompts", note, ["batch", "peer", *(f"K = {k}" for k in ks)], rows)
 
 
-def detail_tables(result: Json) -> Iterable[Table]:
+def detail_tables(result: Json) -> Iterable[TextTable]:
     """Every figure, a table a target, kind of prompt and batch size."""
     note = (
         "calls, nodes: of the target, a request. draft, target: share of the time in the models' forward passes and "
@@ -64,10 +64,10 @@ def detail_tables(result: Json) -> Iterable[Table]:
     for target, prompt, batch in dict.fromkeys(_place(row)[:3] for row in result["rows"]):
         here = [row for row in result["rows"] if _place(row)[:3] == (target, prompt, batch)]
         rows = [[str(row["k"]), row["peer"], *_details(row)] for row in here if "skipped" not in row]
-        yield Table(f"All figures: {target}, {prompt} prompts, batch {batch}", note, columns, rows)
+        yield TextTable(f"All figures: {target}, {prompt} prompts, batch {batch}", note, columns, rows)
 
 
-def numerics_table(result: Json) -> Table:
+def numerics_table(result: Json) -> TextTable:
     """Identity of lists by number format."""
     numerics = result["numerics"]
     pairs = {name: figures for name, figures in numerics.items() if isinstance(figures, dict)}
@@ -76,7 +76,7 @@ def numerics_table(result: Json) -> Table:
         for name, figures in pairs.items()
     ]
     note = f"{numerics['requests']} requests, K = {numerics['k']}; the trained target. Gap: in log-probability."
-    return Table("Are the lists the same?", note, ["lists", "identical", "largest gap of a swapped pair"], rows)
+    return TextTable("Are the lists the same?", note, ["lists", "identical", "largest gap of a swapped pair"], rows)
 
 
 def describe_target(facts: Json) -> str:

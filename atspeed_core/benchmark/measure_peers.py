@@ -27,8 +27,8 @@ from atspeed_core.benchmark.profiling import Clock, PeakMemory
 from atspeed_core.benchmark.targets import Target, load_target
 from atspeed_core.decoding.plan import Plan
 from atspeed_core.decoding.planner import DraftErrors
+from atspeed_core.evaluation.intervals import ratio_of_sums
 from atspeed_core.evaluation.speed import speedup
-from atspeed_core.evaluation.statistics import ratio_of_sums
 from atspeed_core.planning import errors_by_k, make_plan
 from atspeed_core.progress import track
 from atspeed_core.recommender import Recommendation, Recommender

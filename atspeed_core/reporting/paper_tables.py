@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from atspeed_core.evaluation import paper_figures
-from atspeed_core.evaluation.paper_figures import published
-from atspeed_core.evaluation.results import TARGET, rows_by_k
-from atspeed_core.evaluation.tables import Table, describe_device, interval_cell, markdown
+from atspeed_core.evaluation.inputs import rows_by_k
+from atspeed_core.reporting import paper_figures
+from atspeed_core.reporting.paper_figures import published
+from atspeed_core.reporting.results import TARGET
+from atspeed_core.reporting.text_table import TextTable, describe_device, interval_cell, markdown
 from atspeed_core.verifications import VERIFICATIONS, primary
 
 Json = dict[str, Any]
@@ -98,7 +99,7 @@ def run_markdown(run: PaperRun) -> str:
     return "\n".join([*lines, *(markdown(table) for table in tables(run) if table.rows)])
 
 
-def tables(run: PaperRun) -> list[Table]:
+def tables(run: PaperRun) -> list[TextTable]:
     """Acceptance, calls, speed and ranking of one run, a row a method and a column a K, each beside the paper's."""
     verifications = list(dict.fromkeys(name for by_name in run.metrics["methods"].values() for name in by_name))
     return [
@@ -140,7 +141,7 @@ def _ws_note(run: PaperRun) -> str:
     )
 
 
-def variant_tables(base: PaperRun, runs: Sequence[PaperRun]) -> list[Table]:
+def variant_tables(base: PaperRun, runs: Sequence[PaperRun]) -> list[TextTable]:
     """AS, calls and WS of a run and of its ablations and sweeps (`runs`, it among them), only methods of these."""
     variants = [run for run in runs if run is not base]
     shared = _shared_changes(variants, base)
@@ -163,7 +164,7 @@ def variant_tables(base: PaperRun, runs: Sequence[PaperRun]) -> list[Table]:
                 title == "calls" and not VERIFICATIONS.get(verification).primary
             ):  # there AS tells the same
                 columns = ["method", "run", "set otherwise", "commit", *(f"K = {k}" for k in ks)]
-                found.append(Table(f"Ablations and sweeps: {title}, {verification}", note, columns, cells))
+                found.append(TextTable(f"Ablations and sweeps: {title}, {verification}", note, columns, cells))
     return found
 
 
@@ -220,14 +221,14 @@ def _figure(figures: Json, name: str) -> str:
     return interval_cell(figures, name, 2) if f"{name}_interval" in figures else f"{figures[name]:.2f}"
 
 
-def _by_method(title: str, note: str, run: PaperRun, verification: str, cell: Cell) -> Table:
+def _by_method(title: str, note: str, run: PaperRun, verification: str, cell: Cell) -> TextTable:
     """A row a method, a column a K."""
     lines = {
         method: by_name[verification] for method, by_name in run.metrics["methods"].items() if verification in by_name
     }
     ks = _ks(lines.values())
     rows = [[method, *(cell(method, verification, k, by_k[k]) for k in ks)] for method, by_k in lines.items()]
-    return Table(title, note, ["method", *(f"K = {k}" for k in ks)], rows)
+    return TextTable(title, note, ["method", *(f"K = {k}" for k in ks)], rows)
 
 
 def _accepted_cell(run: PaperRun) -> Cell:
@@ -255,7 +256,7 @@ def _share_cell(method: str, verification: str, k: str, figures: Json) -> str:
     return f"{share:.0%}, {figures['walltime_speedup_vs_generate']:.1f} x"
 
 
-def _ranking(run: PaperRun, figure: str, label: str) -> Table:
+def _ranking(run: PaperRun, figure: str, label: str) -> TextTable:
     """The target, other recommenders, and the lists of every verification that are not the target's own."""
     metrics = run.metrics
     known = paper_figures.RANKING.get(run.published_as, {}).get(figure, {})
@@ -279,10 +280,10 @@ def _ranking(run: PaperRun, figure: str, label: str) -> Table:
         "exact_sampling does; target_sampling_published level by level, as relaxed does, which keeps the best of what "
         "it accepts and so comes nearer to the target's best lists (docs/methods.md)."
     )
-    return Table(label, note, ["lists", *(f"K = {k}" for k in ks)], rows)
+    return TextTable(label, note, ["lists", *(f"K = {k}" for k in ks)], rows)
 
 
-def _calls_against_nodes(run: PaperRun) -> Table:
+def _calls_against_nodes(run: PaperRun) -> TextTable:
     found = run.metrics["calls_by_nodes"]
     budgets = sorted({row["drafted_nodes"] for rows in found.values() for row in rows})
     users = max((row["users"] for rows in found.values() for row in rows), default=0)
@@ -296,7 +297,7 @@ def _calls_against_nodes(run: PaperRun) -> Table:
         f"Target calls of strict lists of {users} test users where every request drafts so many nodes, spread over the "
         "levels as was best for validation users; in brackets the nodes scored in all, mean and 95th percentile."
     )
-    return Table("Calls at equal node budget", note, ["K", "method", *(f"{n} drafted" for n in budgets)], rows)
+    return TextTable("Calls at equal node budget", note, ["K", "method", *(f"{n} drafted" for n in budgets)], rows)
 
 
 def _calls_of(row: Json) -> str:

@@ -1,26 +1,17 @@
 """The report's tables, as rows of text, and results/summary.md made of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from atspeed_core.evaluation.results import TARGET, rows_by_k
+from atspeed_core.evaluation.inputs import rows_by_k
+from atspeed_core.reporting.results import TARGET
+from atspeed_core.reporting.text_table import TextTable, describe_device, interval_cell, markdown
 from atspeed_core.verifications import VERIFICATIONS
 
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table to be shown: title, what the reader must know of it, column names and rows of text."""
-
-    title: str
-    note: str
-    columns: list[str]
-    rows: list[list[str]]
-
-
-def ranking_table(metrics: Json) -> Table:
+def ranking_table(metrics: Json) -> TextTable:
     """Recall and NDCG of the target, of its draws and of the recommenders without a language model."""
     recommenders = {TARGET: metrics[TARGET], **metrics["baselines"]}
     rows = [
@@ -30,10 +21,10 @@ def ranking_table(metrics: Json) -> Table:
     ]
     excluded = "without" if metrics[TARGET]["exclude_history"] else "with"
     note = f"All {metrics['num_test_users']} test users; [95% interval]. Target: {excluded} the items of the history."
-    return Table("Does the target recommend?", note, ["recommender", "K", "Recall", "NDCG"], rows)
+    return TextTable("Does the target recommend?", note, ["recommender", "K", "Recall", "NDCG"], rows)
 
 
-def speed_table(metrics: Json) -> Table:
+def speed_table(metrics: Json) -> TextTable:
     """Acceptance, speed and identity of each method and verification."""
     names = dict.fromkeys(name for verifications in metrics["methods"].values() for name in verifications)
     columns = ["method", "verification", "K", "AS", "AS published", "calls", "WS", "oracle", "of oracle", "vs generate"]
@@ -59,10 +50,10 @@ def speed_table(metrics: Json) -> Table:
         f"Times: {timing['users']} users x {timing['repetitions']} on {describe_device(metrics['device'])}; "
         f"the rest: all {all_users} test users; [95% interval]."
     )
-    return Table("How fast, and the same lists?", note, columns, rows)
+    return TextTable("How fast, and the same lists?", note, columns, rows)
 
 
-def calls_table(metrics: Json) -> Table:
+def calls_table(metrics: Json) -> TextTable:
     """Target calls against drafted nodes."""
     rows = [
         [
@@ -83,10 +74,10 @@ def calls_table(metrics: Json) -> Table:
         "is chosen on validation users. Nodes, mean and p95, count those of later calls too."
     )
     columns = ["method", "K", "drafted nodes", "calls", "nodes", "nodes p95", "identical"]
-    return Table("How many calls for how many nodes?", note, columns, rows)
+    return TextTable("How many calls for how many nodes?", note, columns, rows)
 
 
-def comparison_table(metrics: Json) -> Table:
+def comparison_table(metrics: Json) -> TextTable:
     """Paired differences over the same users."""
     rows = [
         [pair, figure, k, interval_cell(figures, name, 4)]
@@ -96,15 +87,7 @@ def comparison_table(metrics: Json) -> Table:
         for name, figure in ((n, f"{label}{n}") for n in figures if not n.endswith("_interval"))
     ]
     note = "Mean difference over the same test users; an interval that leaves 0 out speaks of a difference."
-    return Table("Paired differences", note, ["pair", "figure", "K", "difference"], rows)
-
-
-def describe_device(device: Json) -> str:
-    """One line on the machine and the versions."""
-    return (
-        f"{device['name']} ({device['cores']} cores, {device['threads']} threads), {device['dtype']}, "
-        f"torch {device['torch']}, transformers {device['transformers']}"
-    )
+    return TextTable("Paired differences", note, ["pair", "figure", "K", "difference"], rows)
 
 
 def summary_markdown(title: str, metrics: Json) -> str:
@@ -125,18 +108,6 @@ def describe(metrics: Json) -> list[str]:
         "Other recommenders, settings chosen on validation users (a temperature is given): "
         + "; ".join(f"{name} {_settings(by_k['settings'])}" for name, by_k in metrics["baselines"].items()),
     ]
-
-
-def markdown(table: Table) -> str:
-    """A table in Markdown, with its heading and note."""
-    lines = [table.columns, ["---"] * len(table.columns), *table.rows]
-    return "\n".join(["", f"## {table.title}", "", table.note, "", *("| " + " | ".join(row) + " |" for row in lines)])
-
-
-def interval_cell(figures: Json, name: str, digits: int) -> str:
-    """A figure with its 95% interval."""
-    low, high = figures[f"{name}_interval"]
-    return f"{figures[name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _planned(metrics: Json, method: str, verification: str, k: str) -> str:

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from atspeed_core.evaluation.paper import PaperRun, accepted_name, scheme, variant_rows, variant_verifications
-from atspeed_core.evaluation.paper_figures import published
-from atspeed_core.evaluation.results import rows_by_k
+from atspeed_core.evaluation.inputs import rows_by_k
+from atspeed_core.reporting.paper_figures import published
+from atspeed_core.reporting.paper_tables import PaperRun, accepted_name, scheme, variant_rows, variant_verifications
 from atspeed_core.verifications import primary
 
 WIDTH, HEIGHT = 5.2, 4.4  # of a panel, in inches

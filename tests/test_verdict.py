@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atspeed_core.errors import UserError
-from atspeed_core.evaluation.gate import Evidence, Thresholds, judge, probability_of_loss
+from atspeed_core.verdict import Evidence, Thresholds, judge, probability_of_loss
 
 THRESHOLDS = Thresholds(
     k=10, tolerance=0.01, risk=0.25, min_accepted_steps=1.0, min_walltime_speedup=0.5, max_latency_ratio=1.5
