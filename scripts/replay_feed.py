@@ -15,7 +15,7 @@ import pandas as pd
 import typer
 
 from atspeed_core.data.partitions import DAY_SECONDS, ITEMS, day_start, days_of, history_name
-from atspeed_core.data.sources import read_source
+from atspeed_core.data.reading import read_source
 from atspeed_core.errors import UserError
 from atspeed_core.files import replacing
 from atspeed_core.progress import track
@@ -53,14 +53,14 @@ def main(
     set_up_logging("replay_feed")
     with exit_codes():
         last = _date(last_day) if last_day else (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
-        found = read_source(MOVIELENS.model_copy(update={"path": str(source)}))
-        interactions = shifted(found.interactions, last)
+        tables = read_source(MOVIELENS.model_copy(update={"path": str(source)}))
+        interactions = shifted(tables.interactions, last)
         if feed.is_dir() and any(feed.iterdir()):
             raise UserError(f"{feed}: not empty; name a new folder, or remove this one")
         with replacing(feed) as folder:
             folder.mkdir()
             num_files = write_days(interactions, folder, first_day=day_start(last) - (days - 1) * DAY_SECONDS)
-            found.items.to_parquet(folder / ITEMS, index=False)
+            tables.items.to_parquet(folder / ITEMS, index=False)
         print(f"{feed}: {len(interactions)} interactions in {num_files} files up to {last}")
 
 

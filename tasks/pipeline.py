@@ -20,6 +20,7 @@ from typing import IO
 
 import typer
 
+from atspeed_core.data.sources import absent
 from atspeed_core.errors import TemporaryError, UserError
 from atspeed_core.settings import load_params
 from tasks.environment import RUN_ID, SENDER
@@ -77,8 +78,6 @@ def with_this_python() -> dict[str, str]:
 
 def explain_missing_data() -> None:
     """Say where the data are to be had, if they are what DVC did not find."""
-    from atspeed_core.data.sources.origins import absent  # pandas takes a second, and is seldom needed here
-
     with suppress(UserError):
         if missing := absent(load_params().prepare_data):
             log.error("%s", missing)

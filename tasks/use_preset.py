@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from atspeed_core.data.sources.origins import absent
+from atspeed_core.data.sources import absent
 from atspeed_core.errors import UserError
 from atspeed_core.settings import PrepareData, load_params
 from tasks.params_file import apply_presets

@@ -1,4 +1,4 @@
-"""Titles and texts of the items that may be kept, out of the metadata files of public data sets."""
+"""Titles and texts of items, from the metadata records of public data sets or from a table."""
 
 import html
 import re
@@ -10,8 +10,8 @@ import pandas as pd
 
 from atspeed_core.data.filtering import may_stay
 from atspeed_core.data.records import read_records
-from atspeed_core.data.tables import Table
-from atspeed_core.settings import PrepareData
+from atspeed_core.data.tables import Table, read_table, require_columns
+from atspeed_core.settings import Columns, PrepareData
 
 MAX_TEXT = 1000  # characters; sentence encoders see less
 
@@ -46,6 +46,32 @@ def read_descriptions(
     texts = {"title": [title for _, title, _ in found.values()], "text": [text for _, _, text in found.values()]}
     frame = pd.DataFrame({"item_id": list(found), **texts}, index=lines, dtype="str")
     return Table(frame, path, {name: name for name in ("item_id", "title", "text")})
+
+
+def read_item_table(items_path: str | None, columns: Columns) -> Table | None:
+    """Item ids, titles and texts from the table at `items_path`; None without a path.
+
+    Raises:
+        UserError: the file is unreadable or lacks a column that `columns` names.
+    """
+    if items_path is None:
+        return None
+    path = Path(items_path)
+    frame = read_table(path)
+    described = [*([columns.title] if columns.title is not None else []), *columns.text]
+    require_columns(frame, path, [columns.item, *described], "set prepare_data.columns (title may be null)")
+    title = frame[columns.title] if columns.title is not None else ""
+    items = pd.DataFrame({columns.item: frame[columns.item], "title": title, "text": joined(frame, described)})
+    return Table(items, path, {"item_id": columns.item, "title": "title", "text": "text"})
+
+
+def joined(frame: pd.DataFrame, columns: list[str]) -> pd.Series:
+    """The columns' texts, one per row, as sentences: "title. category. brand"."""
+    text = pd.Series("", index=frame.index, dtype="str")
+    for column in columns:
+        own = frame[column].astype("str").fillna("").str.strip()
+        text = text.where(own == "", text.where(text == "", text + ". ") + own)
+    return text
 
 
 def plain(value: Any) -> str:

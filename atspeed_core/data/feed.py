@@ -31,8 +31,7 @@ from atspeed_core.data.partitions import (
     write_partition,
 )
 from atspeed_core.data.schemas import check_tables
-from atspeed_core.data.sources.table import read_file
-from atspeed_core.data.tables import Table, require_columns
+from atspeed_core.data.tables import Table, read_table, require_columns
 from atspeed_core.errors import UserError
 from atspeed_core.progress import track
 
@@ -120,7 +119,7 @@ def read_items(path: Path) -> pd.DataFrame:
     Raises:
         UserError: the file is unreadable, an id is empty or listed twice.
     """
-    frame = read_file(path)
+    frame = read_table(path)
     require_columns(frame, path, ["item_id"])
     for column, default in (("title", ""), ("text", frame.get("title", ""))):
         frame[column] = frame.get(column, default)
@@ -199,7 +198,7 @@ def _require_dates(files: dict[str, Path]) -> None:
 
 
 def _read_interactions(path: Path) -> pd.DataFrame:
-    frame = read_file(path)
+    frame = read_table(path)
     require_columns(frame, path, ["user_id", "item_id", "timestamp"], "name the columns so")
     names = ["user_id", "item_id", *(["rating"] if "rating" in frame else []), "timestamp"]
     return check_tables([Table(frame, path, {name: name for name in names})])[0]

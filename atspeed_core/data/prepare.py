@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from atspeed_core.data import filtering, splitting
+from atspeed_core.data.reading import read_source
 from atspeed_core.data.schemas import check_prepared
-from atspeed_core.data.sources import read_source
 from atspeed_core.data.statistics import Steps, statistics
 from atspeed_core.errors import UserError
 from atspeed_core.files import replacing, write_json

@@ -87,6 +87,22 @@ def read_delimited_chunks(
         yield from track_file(_chunks(reader, 2 if names is None else 1), f"reading {path.name}", raw)
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table by the ending of its name: .parquet, .tsv or .tsv.gz (no quoting), else CSV.
+
+    Raises:
+        UserError: as `read_parquet` and `read_delimited`.
+    """
+    if path.suffix == ".parquet":
+        return read_parquet(path)
+    return read_delimited(path, "\t", quoted=False) if is_tsv(path) else read_delimited(path, ",")
+
+
+def is_tsv(path: Path) -> bool:
+    """Whether a file is named as one with tabs between its fields."""
+    return path.name.endswith((".tsv", ".tsv.gz"))
+
+
 def first_line(path: Path) -> str:
     """The first line of a plain or gzipped text file, without its end.
 

@@ -2,22 +2,11 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from atspeed_core.settings.section import Positive, Section, Share
-from atspeed_core.variants import Variants
+from atspeed_core.settings.section import Positive, Section, Share, variant_in
 
-# By the package's name: settings stand below it and import none of it.
-VERIFICATIONS = Variants("atspeed_core.verifications", object, "verification")
-
-
-def _is_a_verification(name: str) -> str:
-    if name not in (known := VERIFICATIONS.names()):
-        raise ValueError(f"no such verification; known: {', '.join(known)}")
-    return name
-
-
-VerificationName = Annotated[str, AfterValidator(_is_a_verification)]
+VerificationName = Annotated[str, variant_in("atspeed_core.verifications", "verification")]
 
 
 class PlanDecoding(Section):

@@ -2,9 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from atspeed_core.settings.section import Positive, Section
+from atspeed_core.settings.section import Positive, Section, variant_in
+
+SourceName = Annotated[str, variant_in("atspeed_core.data.sources", "source")]
 
 
 class Columns(Section):
@@ -26,7 +28,7 @@ class PrepareData(Section):
     """
 
     dataset: str
-    source: Literal["movielens", "recbole", "table", "daily", "atspeed_release", "amazon", "goodreads", "steam", "yelp"]
+    source: SourceName
     path: str
     items_path: str | None = None
     columns: Columns = Columns()
@@ -37,9 +39,3 @@ class PrepareData(Section):
     max_history: Positive
     sample: Positive | None
     seed: int
-
-    @model_validator(mode="after")
-    def _published_split_belongs_to_the_release(self) -> "PrepareData":
-        if (self.split == "published") != (self.source == "atspeed_release"):
-            raise ValueError("split 'published' goes with source 'atspeed_release', and only with it")
-        return self

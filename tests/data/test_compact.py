@@ -59,7 +59,7 @@ def test_faults_are_told_up_to_the_part_that_has_them() -> None:
 
 READ = """
 import resource, sys
-from atspeed_core.data.sources import read_source
+from atspeed_core.data.reading import read_source
 from tests.complete_params import PrepareData
 
 def peak():

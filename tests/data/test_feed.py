@@ -24,7 +24,7 @@ from atspeed_core.data.partitions import (
     read_partitions,
 )
 from atspeed_core.data.prepare import prepare
-from atspeed_core.data.sources import read_source
+from atspeed_core.data.reading import read_source
 from atspeed_core.errors import UserError
 from scripts import replay_feed
 from tests.complete_params import PrepareData
@@ -288,7 +288,7 @@ def test_settings_that_the_daily_source_ignores_are_warned_of(tmp_path: Path, ca
     read_source(daily(tmp_path / "store", items_path="elsewhere.csv", columns={"user": "who"}))
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == [
-        f"prepare_data.{name} is ignored: source daily has no use for it" for name in ("columns", "items_path")
+        f"prepare_data.{name} is ignored: source daily does not use it" for name in ("columns", "items_path")
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from atspeed_core.data.sources import Source, read_source
+from atspeed_core.data.reading import SourceTables, read_source
 from atspeed_core.errors import UserError
 from tests.complete_params import PrepareData
 
@@ -144,7 +144,7 @@ def write(folder: Path, **files: bytes) -> Path:
     return folder
 
 
-def read(path: Path, source: str, **settings: Any) -> Source:
+def read(path: Path, source: str, **settings: Any) -> SourceTables:
     return read_source(PrepareData(dataset="t", source=source, path=str(path), **({"k_core": 1} | settings)))
 
 
@@ -155,7 +155,7 @@ def mistake(path: Path, source: str, **settings: Any) -> str:
     return str(error.value)
 
 
-def interactions(source: Source) -> list[tuple[Any, ...]]:
+def interactions(source: SourceTables) -> list[tuple[Any, ...]]:
     return [tuple(row) for row in source.interactions.itertuples(index=False)]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from atspeed_core.data.sources.published_lists import read_lists
+from atspeed_core.data.published_lists import read_lists
 from atspeed_core.errors import UserError
 
 LISTS = {0: [1, 2, 300], 7: [], 70_000: [2**40, 5], 3: [1]}

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from atspeed_core.data.prepare import prepare
-from atspeed_core.data.sources import read_source
+from atspeed_core.data.reading import read_source
 from atspeed_core.data.splitting import MIN_TRAIN_ITEMS, boundaries, parts_at
 from tests.complete_params import PrepareData
 

@@ -1,6 +1,7 @@
 """Every source, read from files of its true format."""
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from atspeed_core.data.sources import Source, read_source
+from atspeed_core.data.reading import SourceTables, read_source
+from atspeed_core.data.sources import SOURCES, absent
 from atspeed_core.errors import UserError
+from atspeed_core.settings import PrepareData as PrepareDataSection
 from tests.complete_params import PrepareData
 
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "datasets.md"
 RATINGS_CSV = "userId,movieId,rating,timestamp\n1,31,2.5,1260759144\n1,1029,3.0,1260759179\n2,31,4.0,835355493\n"
 MOVIES_CSV = 'movieId,title,genres\n31,Dangerous Minds (1995),Drama\n1029,"Dumbo, The (1941)",Animation|Children\n'
 
@@ -23,9 +27,13 @@ def write(folder: Path, **files: str | bytes) -> Path:
     return folder
 
 
-def read(path: Path, source: str, **settings: Any) -> Source:
+def read(path: Path, source: str, **settings: Any) -> SourceTables:
+    return read_source(settings_of(path, source, **settings))
+
+
+def settings_of(path: Path, source: str, **settings: Any) -> PrepareDataSection:
     split = "published" if source == "atspeed_release" else "leave_one_out"
-    return read_source(PrepareData(dataset="t", source=source, path=str(path), split=split, **settings))
+    return PrepareData(dataset="t", source=source, path=str(path), **({"split": split} | settings))
 
 
 def mistake(path: Path, source: str, **settings: Any) -> str:
@@ -232,10 +240,38 @@ def test_atspeed_release(tmp_path: Path) -> None:
     assert "testing_dict.npy: no such file" in mistake(tmp_path, "atspeed_release")
 
 
+@pytest.mark.parametrize("name", SOURCES.names())
+def test_a_source_has_the_name_of_its_file(name: str) -> None:
+    source = SOURCES.get(name)
+    assert source.name == name
+    assert set(source.uses) <= set(PrepareDataSection.model_fields)
+
+
+def test_every_source_has_its_row_in_the_docs() -> None:
+    text = DOCS.read_text(encoding="utf-8").split("## Sources")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")][1:]
+    assert [row[:2] for row in rows] == [[f"`{name}`", source.summary] for name, source in SOURCES.all().items()]
+    for row, source in zip(rows, SOURCES.all().values(), strict=True):
+        assert re.findall(r"\]\((.*?)\)", " ".join(row[2:])) == [origin.page for origin in source.origins]
+
+
+def test_a_split_that_does_not_suit_the_source(tmp_path: Path) -> None:
+    assert "'atspeed_release' is split already; set split to published" in mistake(
+        tmp_path, "atspeed_release", split="leave_one_out"
+    )
+    assert "'table' has no published split" in mistake(tmp_path, "table", split="published")
+
+
+def test_what_is_absent_is_named_with_what_to_do(tmp_path: Path) -> None:
+    assert absent(settings_of(tmp_path, "yelp")) is None
+    assert "not there; set prepare_data.path, or get Yelp: " in str(absent(settings_of(tmp_path / "no", "yelp")))
+    assert str(absent(settings_of(tmp_path / "no", "table"))).endswith("not there; set prepare_data.path")
+
+
 def test_settings_that_a_source_ignores_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = write(tmp_path, ratings__csv=RATINGS_CSV, movies__csv=MOVIES_CSV)
     with caplog.at_level(logging.WARNING):
         read(folder, "movielens", k_core=2)
         assert not caplog.records
         read(folder, "movielens", items_path="elsewhere.csv")
-    assert caplog.messages == ["prepare_data.items_path is ignored: source movielens has no use for it"]
+    assert caplog.messages == ["prepare_data.items_path is ignored: source movielens does not use it"]

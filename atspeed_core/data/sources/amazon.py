@@ -16,11 +16,33 @@ from typing import Any
 from atspeed_core.data.clock import Clock, web_clock
 from atspeed_core.data.compact import compacted
 from atspeed_core.data.descriptions import plain, read_descriptions, sentences
+from atspeed_core.data.origins import RESEARCH, Origin, located, missing
 from atspeed_core.data.records import Record, first_record, read_records
-from atspeed_core.data.sources.origins import AMAZON, located, missing
+from atspeed_core.data.sources import Source
 from atspeed_core.data.tables import Table, first_line, read_delimited_chunks
 from atspeed_core.errors import UserError
 from atspeed_core.settings import PrepareData
+
+ORIGINS = (
+    Origin(
+        "Amazon 2014",
+        "reviews_CATEGORY_5.json.gz and meta_CATEGORY.json.gz",
+        "https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html",
+        RESEARCH,
+    ),
+    Origin(
+        "Amazon 2018",
+        "CATEGORY_5.json.gz and meta_CATEGORY.json.gz",
+        "https://nijianmo.github.io/amazon/",
+        RESEARCH,
+    ),
+    Origin(
+        "Amazon 2023",
+        "CATEGORY.jsonl.gz and meta_CATEGORY.jsonl.gz",
+        "https://amazon-reviews-2023.github.io/",
+        RESEARCH,
+    ),
+)
 
 SECONDS, MILLISECONDS = web_clock("s"), web_clock("ms")
 NAMES = ["user_id", "item_id", "rating", "timestamp"]
@@ -75,7 +97,7 @@ def _reviews(path: Path) -> Path:
     if path.is_file():
         return path
     named = [f for f in path.glob("*") if f.name.endswith(ENDINGS) and not f.name.startswith(("meta_", "."))]
-    return located(path, [file.name for file in named] or ["*.json.gz"], "reviews", AMAZON)
+    return located(path, [file.name for file in named] or ["*.json.gz"], "reviews", ORIGINS)
 
 
 def _metadata(reviews: Path) -> Path:
@@ -83,7 +105,7 @@ def _metadata(reviews: Path) -> Path:
     for ending in META_ENDINGS:
         if (found := reviews.with_name(f"meta_{category}{ending}")).is_file():
             return found
-    raise missing(reviews.with_name(f"meta_{category}.json.gz"), AMAZON)
+    raise missing(reviews.with_name(f"meta_{category}.json.gz"), ORIGINS)
 
 
 def _full_reviews(path: Path) -> tuple[Table, Edition]:
@@ -123,3 +145,12 @@ def _layout(path: Path) -> tuple[Edition, list[str]]:
 def _describe(title: Any, *texts: Any) -> tuple[str, str]:
     shown = "" if UNFORMATTED in str(title) else plain(title)
     return shown, sentences(shown, *texts)
+
+
+SOURCE = Source(
+    name="amazon",
+    order=20,
+    summary="a folder with the reviews of a category and their metadata, edition 2014, 2018 or 2023",
+    read=read,
+    origins=ORIGINS,
+)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from atspeed_core.data.partitions import COLUMNS, ITEMS, read_partitions
+from atspeed_core.data.sources import Source
 from atspeed_core.data.tables import Table, read_parquet, require_columns
 from atspeed_core.settings import PrepareData
 
@@ -26,3 +27,11 @@ def _items(path: Path) -> Table | None:
     frame, names = read_parquet(path), ["item_id", "title", "text"]
     require_columns(frame, path, names)
     return Table(frame, path, {name: name for name in names})
+
+
+SOURCE = Source(
+    name="daily",
+    order=80,
+    summary="a folder with one `YYYY-MM-DD.parquet` per day and `items.parquet`, as the nights write it",
+    read=read,
+)

@@ -13,11 +13,22 @@ from typing import Any
 from atspeed_core.data.clock import web_clock
 from atspeed_core.data.compact import compacted
 from atspeed_core.data.descriptions import plain, read_descriptions, sentences
+from atspeed_core.data.origins import Origin, located, missing
 from atspeed_core.data.records import read_records
-from atspeed_core.data.sources.origins import GOODREADS, located, missing
+from atspeed_core.data.sources import Source
 from atspeed_core.data.tables import Table, read_delimited, read_delimited_chunks, require_columns
 from atspeed_core.errors import UserError
 from atspeed_core.settings import PrepareData
+
+ORIGINS = (
+    Origin(
+        "Goodreads",
+        "goodreads_interactions_GENRE.json.gz (with times; goodreads_interactions.csv and book_id_map.csv have none) "
+        "and goodreads_books_GENRE.json.gz",
+        "https://cseweb.ucsd.edu/~jmcauley/datasets/goodreads.html",
+        "for academic use, with citation; no redistribution, no commercial use",
+    ),
+)
 
 NAMES = {"user_id": "user_id", "item_id": "book_id", "rating": "rating", "timestamp": "date_added"}
 CLOCK = web_clock("%a %b %d %H:%M:%S %z %Y")  # Sun Jul 30 07:44:10 -0700 2017
@@ -38,8 +49,8 @@ def read(settings: PrepareData) -> tuple[Table, Table]:
             file is the CSV.
     """
     patterns = [f"goodreads_interactions*.{ending}" for ending in ("json", "json.gz", "csv", "csv.gz")]
-    path = located(Path(settings.path), patterns, "interactions", GOODREADS)
-    books = located(path.parent, ["goodreads_books*.json", "goodreads_books*.json.gz"], "books", GOODREADS)
+    path = located(Path(settings.path), patterns, "interactions", ORIGINS)
+    books = located(path.parent, ["goodreads_books*.json", "goodreads_books*.json.gz"], "books", ORIGINS)
     if ".csv" in path.suffixes:
         interactions = _without_times(path, settings)
     else:
@@ -65,7 +76,7 @@ def _without_times(path: Path, settings: PrepareData) -> Table:
 def _book_ids(path: Path) -> dict[str, str]:
     """The id in the CSV -> the id in the file of books."""
     if not path.is_file():
-        raise missing(path, GOODREADS)
+        raise missing(path, ORIGINS)
     frame, columns = read_delimited(path, ","), ["book_id_csv", "book_id"]
     require_columns(frame, path, columns)
     return dict(zip(*(frame[column] for column in columns), strict=True))
@@ -75,3 +86,12 @@ def _describe(title: Any, shelves: Any, description: Any) -> tuple[str, str]:
     named = [str(shelf.get("name", "")) for shelf in shelves or [] if isinstance(shelf, dict)]
     subjects = [name.replace("-", " ") for name in named if name not in NO_SUBJECTS]
     return plain(title), sentences(title, subjects[:MAX_SHELVES], description)
+
+
+SOURCE = Source(
+    name="goodreads",
+    order=30,
+    summary="a folder with the interactions and books of Goodreads, as published",
+    read=read,
+    origins=ORIGINS,
+)

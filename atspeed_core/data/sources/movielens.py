@@ -13,10 +13,21 @@ from pathlib import Path
 import pandas as pd
 
 from atspeed_core.data.compact import compacted
-from atspeed_core.data.sources.origins import MOVIELENS, located, missing
+from atspeed_core.data.origins import Origin, located, missing
+from atspeed_core.data.sources import Source
 from atspeed_core.data.tables import Table, read_delimited, read_delimited_chunks, read_parquet, require_columns
 from atspeed_core.errors import UserError
 from atspeed_core.settings import PrepareData
+
+ORIGINS = (
+    Origin(
+        "MovieLens",
+        "ratings.csv and movies.csv (20M, 25M, 32M, latest), ratings.dat and movies.dat (1M, 10M) or u.data and "
+        "u.item (100K)",
+        "https://grouplens.org/datasets/movielens/",
+        "for research, with acknowledgement; no commercial use without permission",
+    ),
+)
 
 RATINGS = ["userId", "movieId", "rating", "timestamp"]
 DAT_RATINGS = ["userId", "", "movieId", " ", "rating", "  ", "timestamp"]  # "::" is two separators of one character
@@ -41,13 +52,13 @@ def read(settings: PrepareData) -> tuple[Table, Table]:
     for (ratings, read_ratings), (movies, read_movies) in LAYOUTS:
         if (folder / ratings).is_file():
             return read_ratings(folder / ratings), _movies(folder / movies, read_movies)
-    located(folder, [ratings for (ratings, _), _ in LAYOUTS], "ratings", MOVIELENS)
+    located(folder, [ratings for (ratings, _), _ in LAYOUTS], "ratings", ORIGINS)
     raise UserError(f"{folder}: a file; set prepare_data.path to the folder that it is in")
 
 
 def _movies(path: Path, read_movies: Callable[[Path], pd.DataFrame]) -> Table:
     if not path.is_file():
-        raise missing(path, MOVIELENS)
+        raise missing(path, ORIGINS)
     frame = read_movies(path)
     require_columns(frame, path, MOVIES)
     genres = frame["genres"].replace(dict.fromkeys(NO_GENRES, "")).str.replace("|", ", ")
@@ -104,3 +115,12 @@ LAYOUTS = [
     (("ratings.dat", _dat_ratings), ("movies.dat", _dat_movies)),
     (("u.data", _tab_ratings), ("u.item", _flagged_movies)),
 ]
+
+
+SOURCE = Source(
+    name="movielens",
+    order=10,
+    summary="a folder with the files of any MovieLens edition",
+    read=read,
+    origins=ORIGINS,
+)

@@ -8,11 +8,21 @@ from pathlib import Path
 import pandas as pd
 
 from atspeed_core.data.compact import compacted
-from atspeed_core.data.sources.origins import RECBOLE, located
-from atspeed_core.data.sources.table import joined
+from atspeed_core.data.descriptions import joined
+from atspeed_core.data.origins import Origin, located
+from atspeed_core.data.sources import Source
 from atspeed_core.data.tables import Table, first_line, read_delimited, read_delimited_chunks, require_columns
 from atspeed_core.errors import UserError
 from atspeed_core.settings import Columns, PrepareData
+
+ORIGINS = (
+    Origin(
+        "RecBole",
+        "NAME.inter and NAME.item",
+        "https://recbole.io/dataset_list.html",
+        "those of the data set itself",
+    ),
+)
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 REMEDY = "set prepare_data.columns to the fields of user and item"
@@ -28,7 +38,7 @@ def read(settings: PrepareData) -> tuple[Table, Table | None]:
     Raises:
         UserError: not exactly one .inter file, a field without a known type, or a named field is missing.
     """
-    path = located(Path(settings.path), ["*.inter"], "interactions", RECBOLE)
+    path = located(Path(settings.path), ["*.inter"], "interactions", ORIGINS)
     types = _types(path)
     names = _names(settings.columns, types)
     frames = (frame.set_axis(list(types), axis=1) for frame in read_delimited_chunks(path, "\t", quoted=False))
@@ -67,3 +77,13 @@ def _types(path: Path) -> dict[str, str]:
         wanted = f"write NAME:TYPE with TYPE one of {', '.join(TYPES)}"
         raise UserError(f"{path}: line 1: fields without a known type: {', '.join(untyped)}; {wanted}")
     return {name: kind for name, _, kind in fields}
+
+
+SOURCE = Source(
+    name="recbole",
+    order=60,
+    summary="a folder with RecBole's atomic files (`.inter`, `.item`); `columns` names their fields",
+    read=read,
+    origins=ORIGINS,
+    uses=("columns",),
+)
