@@ -7,7 +7,11 @@ from atspeed_core.settings.former import FORMER_DEFAULTS
 from atspeed_core.settings.section import Section
 
 S = TypeVar("S", bound=Section)
-VALUES: dict[str, Any] = {"threads": "auto", **FORMER_DEFAULTS}
+VALUES: dict[str, Any] = {
+    "threads": "auto",
+    **FORMER_DEFAULTS,
+    "finetune_target": FORMER_DEFAULTS["finetune_target"] | {"validation_users": None},
+}
 
 
 def completed(raw: dict[str, Any], rest: dict[str, Any] = VALUES) -> dict[str, Any]:

@@ -44,6 +44,8 @@ class FinetuneTarget(Section):
 
     Attributes:
         base_model: what is fine-tuned: a folder, a hub name or `package:NAME`, weights that a Python package ships.
+        validation_users: users that every epoch is validated on, sampled once; null: all. With 2000, the loss of the
+            chosen epoch is at most 0.001 above that of the best one in 19 of 20 samples (MovieLens, bootstrap).
     """
 
     base_model: str | None = None
@@ -58,6 +60,7 @@ class FinetuneTarget(Section):
     max_epochs: Positive
     patience: Positive
     selection: Literal["recall", "loss"]
+    validation_users: Positive | None
     warm: WarmFinetune
     deepspeed: DeepSpeed
     seed: int

@@ -260,6 +260,14 @@ def _validate(model: PreTrainedModel, settings: FinetuneTarget, data: FinetuneDa
     return {f"valid_{settings.selection}": _mean_over_ranks(torch.tensor(total), count)}
 
 
+def validation_sample(examples: list[Example], num_users: int | None, *, seed: int) -> list[Example]:
+    """The examples of `num_users` users, sampled by `seed`, in their order; all of them where there are no more."""
+    if num_users is None or num_users >= len(examples):
+        return examples
+    chosen = np.random.default_rng(seed).choice(len(examples), num_users, replace=False)
+    return [examples[number] for number in np.sort(chosen)]
+
+
 def _my_batches(examples: list[Example], size: int) -> list[list[Example]]:
     """This process's examples in batches; all processes get equally many (ZeRO-3 needs that), some one twice."""
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -329,7 +337,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tokenizer, catalog, instruction=settings.instruction, max_history=params.prepare_data.max_history
     )
     sequences = [catalog.positions_of(items) for items in load_train(args.processed).values()]
-    data = FinetuneData(sequences, load_examples(args.processed, "valid"), encoder)
+    valid = validation_sample(load_examples(args.processed, "valid"), settings.validation_users, seed=settings.seed)
+    data = FinetuneData(sequences, valid, encoder)
     progress = train(settings, data, model, args.checkpoints)
     with deepspeed.zero.GatheredParameters(list(model.parameters()), enabled=settings.deepspeed.zero_stage == 3):
         if dist.get_rank() == 0:

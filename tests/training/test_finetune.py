@@ -17,13 +17,14 @@ import torch
 import torch.distributed as dist
 import yaml
 
+from atspeed_core.data.sequences import Example
 from atspeed_core.models.building import build_model, load_model, save_model
 from atspeed_core.models.lora import merged
 from atspeed_core.models.tokenizer import build_tokenizer
 from atspeed_core.settings import Lora
 from atspeed_core.training import finetune
 from atspeed_core.training.curves import read_curves
-from atspeed_core.training.finetune import Progress, build
+from atspeed_core.training.finetune import Progress, build, validation_sample
 from local_services.servers import LOOPBACK, free_port
 from tasks.processes import kill
 from tests.complete_params import Architecture, FinetuneTarget, completed
@@ -150,7 +151,7 @@ def killed_in(epoch: int, *, recorded: bool) -> Iterator[None]:
 def test_a_warm_training_killed_twice_resumes_and_ends_with_the_same_weights(folder):
     save_champion(folder / "champion", seed=9)
     warm = {"learning_rate": 1e-4, "max_epochs": 8}
-    settings = {**SCRATCH, "max_epochs": 1, "learning_rate": 1.0, "patience": 8, "warm": warm}
+    settings = {**SCRATCH, "max_epochs": 1, "learning_rate": 1.0, "patience": 8, "warm": warm, "validation_users": 2}
     train(folder, "whole", settings)
     with killed_in(3, recorded=False):
         train(folder, "killed", settings)
@@ -164,6 +165,15 @@ def test_a_warm_training_killed_twice_resumes_and_ends_with_the_same_weights(fol
     champion, trained = load_model(folder / "champion").state_dict(), load_model(folder / "out/whole").state_dict()
     assert all(torch.allclose(trained[n], champion[n], atol=0.01) for n in champion)
     assert not torch.equal(trained["lm_head.weight"], champion["lm_head.weight"])
+
+
+def test_validation_takes_the_same_users_in_every_epoch_and_all_where_there_are_no_more():
+    examples = [Example(str(user), ["1"], ["2"]) for user in range(50)]
+    sample = validation_sample(examples, 20, seed=3)
+    assert sample == validation_sample(examples, 20, seed=3) != validation_sample(examples, 20, seed=4)
+    assert len({example.user for example in sample}) == 20
+    assert sample == [example for example in examples if example in sample]
+    assert validation_sample(examples, 50, seed=3) == validation_sample(examples, None, seed=3) == examples
 
 
 def save_champion(folder: Path, *, seed: int) -> None:
