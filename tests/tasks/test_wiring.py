@@ -52,9 +52,9 @@ def test_a_change_makes_stale_what_depends_on_it_and_what_reads_its_outputs() ->
 
 @pytest.mark.parametrize("name", STAGES)
 def test_deps_are_code_that_exists_or_outs_of_other_stages(name: str) -> None:
-    made = [Path(out) for stage in STAGES.values() for out in filled(outs(stage))]
-    for dep in map(Path, filled([dep for dep in STAGES[name]["deps"] if "${prepare_data" not in dep])):
-        from_a_stage = any(out == dep or out in dep.parents for out in made)
+    written = {Path(out) for stage in STAGES.values() for out in filled(outs(stage))}
+    for dep in map(Path, set(filled([dep for dep in STAGES[name]["deps"] if "${prepare_data" not in dep]))):
+        from_a_stage = not written.isdisjoint({dep, *dep.parents})
         assert from_a_stage or (ROOT / dep).exists(), dep
 
 
