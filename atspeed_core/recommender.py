@@ -285,16 +285,19 @@ class Recommender:
         drafter, rule = self._uniform(request, generator), Relaxed(generator, self.decoding.temperature)
         return search_in_rounds(self.target_tree(request), drafter, rule, request.k)
 
+    def planned_choice(self, request: Request) -> Choice:
+        """How the plan decodes these requests."""
+        return self.plan.choice(
+            prompt_tokens=request.ids.shape[1],
+            k=request.k,
+            batch=len(request.ids),
+            levels=self.trie.num_levels,
+            has_draft=self.draft is not None,
+        )
+
     def speculate(self, request: Request, rule: BeamRule, choice: Choice | None = None) -> SearchResult:
         """Search under `rule`, speculating as `choice` says (default: the plan's choice)."""
-        if choice is None:
-            choice = self.plan.choice(
-                prompt_tokens=request.ids.shape[1],
-                k=request.k,
-                batch=len(request.ids),
-                levels=self.trie.num_levels,
-                has_draft=self.draft is not None,
-            )
+        choice = choice or self.planned_choice(request)
         result = self._search(request, rule, choice)
         if self.dtype == torch.float32:
             self._settle_near_ties(result, request, rule)

@@ -1,6 +1,7 @@
 """Interleaved timing of alternatives that answer the same requests in the same process."""
 
 import gc
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -60,6 +61,11 @@ def rotated(names: list[str], turn: int) -> list[str]:
 def latency(seconds: FloatArray) -> dict[str, float]:
     """Median and 95th percentile in milliseconds of `seconds` [requests, repetitions], nan left out."""
     return {f"latency_ms_p{p}": float(np.nanpercentile(seconds, p) * 1000) for p in (50, 95)}
+
+
+def load_average() -> float | None:
+    """Processes that ran or waited for a core over the last minute, ours among them; None where no system tells."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def synchronize(device: torch.device) -> None:

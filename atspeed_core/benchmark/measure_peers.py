@@ -27,8 +27,7 @@ from atspeed_core.benchmark.profiling import Clock, PeakMemory
 from atspeed_core.benchmark.targets import Target, load_target
 from atspeed_core.decoding.plan import Plan
 from atspeed_core.decoding.planner import DraftErrors
-from atspeed_core.evaluation.intervals import ratio_of_sums
-from atspeed_core.evaluation.speed import speedup
+from atspeed_core.evaluation.speed import paired_ratios, speedup
 from atspeed_core.planning import errors_by_k, make_plan
 from atspeed_core.progress import track
 from atspeed_core.recommender import Recommendation, Recommender
@@ -298,15 +297,14 @@ def num_profiled(seconds: FloatArray) -> int:
 
 
 def ratios(peer: str, seconds: Mapping[str, FloatArray], settings: Settings) -> Json:
-    """Summed time of the baseline, and of generate, over the peer's; and the oracle's over the peer's."""
+    """Median ratio of the baseline's time, and of generate's, to the peer's; and of the oracle's to the peer's."""
     options = {"samples": settings.bootstrap_samples, "seed": settings.seed}
     found: Json = {}
     for name, other in (("walltime_speedup", BASELINE), ("walltime_speedup_vs_generate", GENERATE)):
         if other in seconds and peer != other:
-            found |= speedup(name, seconds[other], seconds[peer], **options)
+            found |= speedup(name, paired_ratios(seconds[other], seconds[peer]), **options)
     if ORACLE in seconds:
-        shared = np.isfinite(seconds[ORACLE]).all(1) & np.isfinite(seconds[peer]).all(1)
-        found["share_of_oracle"] = ratio_of_sums(seconds[ORACLE][shared], seconds[peer][shared])
+        found["share_of_oracle"] = float(np.nanmedian(paired_ratios(seconds[ORACLE], seconds[peer])))
     return found
 
 

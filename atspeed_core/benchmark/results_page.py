@@ -31,7 +31,7 @@ def summary_table(result: Json) -> TextTable:
         for target, prompt, batch in dict.fromkeys(place[:3] for place in found)
     ]
     note = (
-        "WS: summed time of our engine without speculation over summed time of ours, same requests, interleaved in one "
+        "WS: time of our engine without speculation over the time of ours, median over requests, interleaved in one "
         "run. In brackets: share of the oracle's WS (a draft that knows the answer and costs nothing); WS over "
         f"transformers generate with a callback. {ABSENT}: not measured, the JSON says why."
     )

@@ -1,4 +1,4 @@
-"""Bootstrap intervals over users: of a mean and of a ratio of sums."""
+"""Bootstrap intervals over users: of a mean and of a median."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,14 +20,9 @@ def mean_interval(values: FloatArray, *, samples: int, seed: int) -> Interval:
     return _interval((values,), _mean, samples, seed)
 
 
-def ratio_of_sums(numerator: FloatArray, denominator: FloatArray) -> float:
-    """sum(numerator) / sum(denominator)."""
-    return float(numerator.sum() / denominator.sum())
-
-
-def ratio_interval(numerator: FloatArray, denominator: FloatArray, *, samples: int, seed: int) -> Interval:
-    """95% percentile interval of the ratio of sums; both [users], resampled together."""
-    return _interval((numerator, denominator), _ratio, samples, seed)
+def median_interval(values: FloatArray, *, samples: int, seed: int) -> Interval:
+    """95% percentile interval of the median of `values` [users], two at least."""
+    return _interval((values,), _median, samples, seed)
 
 
 def with_interval(name: str, value: float, interval: Interval) -> dict[str, Any]:
@@ -63,5 +58,5 @@ def _mean(values: FloatArray, axis: int) -> Any:
     return values.mean(axis=axis)
 
 
-def _ratio(numerator: FloatArray, denominator: FloatArray, axis: int) -> Any:
-    return numerator.sum(axis=axis) / denominator.sum(axis=axis)
+def _median(values: FloatArray, axis: int) -> Any:
+    return np.median(values, axis=axis)

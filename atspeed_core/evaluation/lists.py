@@ -27,7 +27,7 @@ def collect_lists(
         batches: (number of the first user, histories), see `in_batches`.
 
     Returns:
-        One row a user: items list<str>, scores list<float>, accepted_steps, target_calls and target_nodes int.
+        One row per user: items list<str>, scores list<float>, accepted_steps, target_calls and target_nodes int.
     """
     columns: dict[str, list[object]] = {name: [] for name in COLUMNS}
     for first, histories in batches:
@@ -59,7 +59,7 @@ def largest_swap_gap(ours: pd.DataFrame, reference: pd.DataFrame) -> float:
     identical: a tiny value says that only ties up to rounding were broken differently.
 
     Args:
-        ours: columns items and scores, one row a user.
+        ours: columns items and scores, one row per user.
         reference: the same users in the same order.
     """
     pairs = zip(ours["items"], ours["scores"], reference["items"], reference["scores"], strict=True)
@@ -104,7 +104,7 @@ def lists_digest(lists: Mapping[int, pd.DataFrame]) -> str:
 
 
 def choose_users(num_users: int, wanted: int, seed: int) -> list[int]:
-    """Numbers of `wanted` users drawn without replacement (all of them if there are fewer), ascending."""
+    """Numbers of `wanted` users sampled without replacement (all of them if there are fewer), ascending."""
     chosen = np.random.default_rng(seed).choice(num_users, size=min(wanted, num_users), replace=False)
     return sorted(int(number) for number in chosen)
 

@@ -1,29 +1,50 @@
-"""Speed as a ratio of times, with its interval over requests."""
+"""Walltime speedup: ratios of times, request by request, paired in time and robust to outliers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from atspeed_core.evaluation.intervals import ratio_interval, ratio_of_sums, with_interval
+from atspeed_core.evaluation.intervals import median_interval, with_interval
 from atspeed_core.timing import FloatArray
 
 BASELINE = "the target's own beam search, same engine, same process, batch 1"
+NOISY = 1.5  # an interval whose ends differ by this factor cannot tell a gain from a loss
 
 
-def speedup(name: str, baseline: FloatArray, alternative: FloatArray, *, samples: int, seed: int) -> dict[str, Any]:
-    """Summed time of `baseline` / summed time of `alternative`, with its interval over requests.
+def paired_ratios(baseline: FloatArray, alternative: FloatArray) -> FloatArray:
+    """Time of `baseline` / time of `alternative` for each request.
+
+    Both are timed right after one another in every repetition, so that a slow moment of the machine falls on both.
+    The ratio of a request is the median over its repetitions.
 
     Args:
-        name: key of the ratio in the result.
-        baseline: seconds, [requests, repetitions]; requests that either one lacks (nan) are left out.
+        baseline: seconds, [requests, repetitions]; nan where a request lacks it.
         alternative: the same.
+
+    Returns:
+        [requests] float64, nan where a request lacks one of them.
+    """
+    return np.asarray(np.median(baseline / alternative, axis=1), dtype=np.float64)
+
+
+def speedup(name: str, ratios: FloatArray, *, samples: int, seed: int) -> dict[str, Any]:
+    """Median of the requests' ratios with its interval over requests.
+
+    Args:
+        name: key of the median in the result.
+        ratios: see `paired_ratios`; requests that lack an alternative (nan) are left out.
         samples: bootstrap samples.
         seed: of the bootstrap.
 
     Returns:
-        {name: ratio, name_interval: [low, high]}.
+        {name: median, name_interval: [low, high]}.
     """
-    shared = np.isfinite(baseline).all(axis=1) & np.isfinite(alternative).all(axis=1)
-    ours, theirs = alternative[shared].sum(axis=1), baseline[shared].sum(axis=1)
-    interval = ratio_interval(theirs, ours, samples=samples, seed=seed)
-    return with_interval(name, ratio_of_sums(theirs, ours), interval)
+    known = ratios[np.isfinite(ratios)]
+    return with_interval(name, float(np.median(known)), median_interval(known, samples=samples, seed=seed))
+
+
+def too_noisy(interval: Sequence[float]) -> bool:
+    """Whether a ratio with this interval means nothing: other work disturbed it, or its requests are too few."""
+    low, high = interval
+    return not low > 0 or high / low > NOISY

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from atspeed_core.data.sequences import Example
-from atspeed_core.decoding.plan import Plan
+from atspeed_core.decoding.plan import Choice, Plan
+from atspeed_core.identifiers.catalog import Catalog
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class FakeRecommender:
     seeds: list[int] = field(default_factory=list)
     offered: tuple[str, ...] = ("strict", "relaxed", "exact_sampling")
     drafts_in_rounds: bool = True
+    choice: Choice = field(default_factory=lambda: Choice(speculation="draft"))
+    catalog: Catalog | None = None
 
     def recommend(self, histories: list[list[str]], k: int = 10, verification: str = "strict", seed: int = 0) -> Answer:
         self.calls.append(verification)
@@ -45,6 +48,12 @@ class FakeRecommender:
 
     def offers(self, verification: str) -> bool:
         return verification in self.offered
+
+    def prepare(self, histories: list[list[str]], k: int) -> list[list[str]]:
+        return histories
+
+    def planned_choice(self, request: object) -> Choice:
+        return self.choice
 
     def without_speculation(self) -> "FakeRecommender":
         return self

@@ -1,17 +1,14 @@
 """The figures of a recommender with fixed lists."""
 
 import math
-from collections import Counter
 from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 
 from atspeed_core.data.sequences import Example
 from atspeed_core.evaluation.lists import collect_lists, in_batches
-from atspeed_core.evaluation.measure import list_figures, per_user_figures, speed_figures, timed_requests
-from atspeed_core.timing import time_interleaved
+from atspeed_core.evaluation.measure import list_figures, per_user_figures
 
 OPTIONS = {"samples": 200, "seed": 0}
 
@@ -51,24 +48,3 @@ def test_all_users_count_in_the_means(recommender: Any, examples: list[Example])
     assert figures["ndcg"] == pytest.approx((1 + ndcg_of_u1) / 4)
     low, high = figures["recall_interval"]
     assert 0 <= low < figures["recall"] < high <= 1
-
-
-def test_timed_requests_hold_every_alternative_and_few_generate(recommender: Any, examples: list[Example]) -> None:
-    histories = [example.history for example in examples]
-    requests = timed_requests(recommender, histories, 2, ["strict", "relaxed"], num_generate=2, seed=7)
-    seconds = time_interleaved(requests, device=torch.device("cpu"), repetitions=2, warmups=1)
-    assert set(seconds) == {"none", "strict", "relaxed", "oracle", "generate"}
-    expected = {"none": 9, "strict": 9, "relaxed": 9, "oracle": 9, "generate": 5, "prepare_oracle": 4}
-    assert Counter(recommender.calls) == expected
-    assert set(recommender.seeds) == {7, 8, 9, 10}
-
-
-def test_speed_figures_name_their_baseline() -> None:
-    column = torch.ones(3, 1, dtype=torch.float64).numpy()
-    seconds = {"none": 6 * column, "strict": 3 * column, "oracle": 2 * column, "generate": 12 * column}
-    figures = speed_figures(seconds, "strict", **OPTIONS)
-    assert figures["walltime_speedup"] == 2
-    assert figures["walltime_speedup_oracle"] == 3
-    assert figures["walltime_speedup_vs_generate"] == 4
-    assert figures["latency_ms_p50"] == 3000
-    assert figures["baseline_latency_ms_p50"] == 6000

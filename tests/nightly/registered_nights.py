@@ -101,7 +101,7 @@ class Deployment:
         write_outs(checkout, target_seed, extra_user)
         with working_in(checkout):
             params = load_params(Path("params.yaml"))
-            evaluate_target.evaluate_target(params)
+            evaluate_target.evaluate(params)
             for method in ("sft", "atspeed_s"):
                 evaluate.evaluate(method, params)
             for arguments in (["commit", "--force", "--quiet"], ["push", "--quiet"]):
