@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from atspeed_core.evaluation.intervals import median_interval, with_interval
-from atspeed_core.timing import FloatArray
+from atspeed_core.evaluation.intervals import FloatArray, median_interval, with_interval
 
 BASELINE = "the target's own beam search, same engine, same process, batch 1"
 NOISY = 1.5  # an interval whose ends differ by this factor cannot tell a gain from a loss

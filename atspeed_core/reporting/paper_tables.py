@@ -8,7 +8,15 @@ from atspeed_core.evaluation.inputs import rows_by_k
 from atspeed_core.reporting import paper_figures
 from atspeed_core.reporting.paper_figures import published
 from atspeed_core.reporting.results import TARGET
-from atspeed_core.reporting.text_table import TextTable, describe_device, interval_cell, markdown
+from atspeed_core.reporting.text_table import (
+    TOO_NOISY,
+    TextTable,
+    describe_device,
+    interval_cell,
+    markdown,
+    oracle_share_cell,
+    speedup_cell,
+)
 from atspeed_core.verifications import VERIFICATIONS, primary
 
 Json = dict[str, Any]
@@ -218,6 +226,8 @@ def _leaves(settings: Json, path: str = "") -> Iterator[tuple[str, Any]]:
 def _figure(figures: Json, name: str) -> str:
     if name not in figures:
         return NOTHING
+    if name == "walltime_speedup":
+        return speedup_cell(figures)
     return interval_cell(figures, name, 2) if f"{name}_interval" in figures else f"{figures[name]:.2f}"
 
 
@@ -252,8 +262,10 @@ def _speed_cell(run: PaperRun) -> Cell:
 def _share_cell(method: str, verification: str, k: str, figures: Json) -> str:
     if "walltime_speedup" not in figures:
         return NOTHING
-    share = figures["walltime_speedup"] / figures["walltime_speedup_oracle"]
-    return f"{share:.0%}, {figures['walltime_speedup_vs_generate']:.1f} x"
+    versus = speedup_cell(figures, "walltime_speedup_vs_generate")
+    return f"{oracle_share_cell(figures)}, " + (
+        versus if versus == TOO_NOISY else f"{figures['walltime_speedup_vs_generate']:.1f} x"
+    )
 
 
 def _ranking(run: PaperRun, figure: str, label: str) -> TextTable:

@@ -5,7 +5,14 @@ from typing import Any
 
 from atspeed_core.evaluation.inputs import rows_by_k
 from atspeed_core.reporting.results import TARGET
-from atspeed_core.reporting.text_table import TextTable, describe_device, interval_cell, markdown
+from atspeed_core.reporting.text_table import (
+    TextTable,
+    describe_device,
+    interval_cell,
+    markdown,
+    oracle_share_cell,
+    speedup_cell,
+)
 from atspeed_core.verifications import VERIFICATIONS
 
 Json = dict[str, Any]
@@ -41,13 +48,15 @@ def speed_table(metrics: Json) -> TextTable:
     figures = [f for by_name in metrics["methods"].values() for by_k in by_name.values() for f in by_k.values()]
     published_users = max((f["published_users"] for f in figures if "published_users" in f), default=all_users)
     note = (
-        f"WS: time of {metrics['speedup_baseline']}, over the time with the draft; vs generate: the same over "
-        f"transformers' generate ({timing['generate_users']} users). Oracle: a drafter that knows the answer and costs "
-        "nothing. Times are of what the plan chose for this device, which may be no speculation (none); AS and calls "
+        f"WS: time of {metrics['speedup_baseline']}, over the time with the draft, median over requests; vs generate: "
+        "the same over transformers' generate. Oracle: a drafter that knows the answer and costs nothing. Where the "
+        "plan chose no speculation (none) for this device, both searches are the same and there is no ratio; where an "
+        "interval is so wide that its ratio means nothing, the cell says so. AS and calls "
         "are the draft's, with the usual quotas. AS published: strict by the paper's scheme, as many beams at every "
         f"level, drafted anew in every round, over {published_users} users. identical: to generate's lists, those of "
         "exact_sampling to the target's own draws. "
-        f"Times: {timing['users']} users x {timing['repetitions']} on {describe_device(metrics['device'])}; "
+        f"Times: {timing['users']} users x {timing['repetitions']} on {describe_device(metrics['device'])}, load "
+        f"average {_load(timing)}; "
         f"the rest: all {all_users} test users; [95% interval]."
     )
     return TextTable("How fast, and the same lists?", note, columns, rows)
@@ -123,16 +132,22 @@ def _speed_cells(figures: Json) -> list[str]:
         interval_cell(figures, "accepted_steps", 2),
         interval_cell(figures, published, 2) if published in figures else "-",
         f"{figures['target_calls']:.2f}",
-        interval_cell(figures, "walltime_speedup", 2),
-        f"{figures['walltime_speedup_oracle']:.2f}",
-        f"{figures['walltime_speedup'] / figures['walltime_speedup_oracle']:.0%}",
-        f"{figures['walltime_speedup_vs_generate']:.2f}",
+        speedup_cell(figures),
+        speedup_cell(figures, "walltime_speedup_oracle"),
+        oracle_share_cell(figures),
+        speedup_cell(figures, "walltime_speedup_vs_generate"),
         f"{figures['identical_lists']:.4f}",
         f"{figures['recall']:.4f}",
         f"{figures['ndcg']:.4f}",
         f"{figures['latency_ms_p50']:.1f}",
         f"{figures['latency_ms_p95']:.1f}",
     ]
+
+
+def _load(timing: Json) -> str:
+    """Smallest and largest load average of the machine at which times were taken."""
+    loads = [load for by_k in timing["load_average"].values() for load in by_k.values() if load is not None]
+    return f"{min(loads):.1f} to {max(loads):.1f}" if loads else "unknown"
 
 
 def _by_verification(by_key: Json) -> Sequence[tuple[str, Json]]:

@@ -77,7 +77,13 @@ def combine(dataset: Json, results: Results, *, samples: int, seed: int) -> Json
         "device": results.target["device"],
         "num_test_users": results.target["num_test_users"],
         "speedup_baseline": some["speedup_baseline"],
-        "timing": some["timing"],
+        "timing": {
+            **some["timing"],
+            "load_average": {
+                name: result["timing"]["load_average"]
+                for name, result in {TARGET: results.target, **results.methods}.items()
+            },
+        },
         "target": results.target[TARGET],
         "baselines": results.target["baselines"],
         "methods": {method: result["verifications"] for method, result in results.methods.items()},

@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
+from atspeed_core.evaluation.speed import too_noisy
+
 Json = dict[str, Any]
+
+NOTHING_SPECULATED, TOO_NOISY = "nothing speculated", "too noisy"
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,21 @@ def interval_cell(figures: Json, name: str, digits: int) -> str:
     """A figure with its 95% interval."""
     low, high = figures[f"{name}_interval"]
     return f"{figures[name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def speedup_cell(figures: Json, name: str = "walltime_speedup") -> str:
+    """A ratio of times with its 95% interval; words instead where it is none or means nothing."""
+    if name == "walltime_speedup" and not figures.get("speculated", True):
+        return NOTHING_SPECULATED
+    return TOO_NOISY if too_noisy(figures[f"{name}_interval"]) else interval_cell(figures, name, 2)
+
+
+def oracle_share_cell(figures: Json) -> str:
+    """WS in percent of the oracle's; a dash where one of them is no number that means anything."""
+    cells = [speedup_cell(figures), speedup_cell(figures, "walltime_speedup_oracle")]
+    if set(cells) & {NOTHING_SPECULATED, TOO_NOISY}:
+        return "-"
+    return f"{figures['walltime_speedup'] / figures['walltime_speedup_oracle']:.0%}"
 
 
 def describe_device(device: Json) -> str:

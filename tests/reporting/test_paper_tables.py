@@ -12,8 +12,8 @@ KS = ("5", "10")
 
 def figures(accepted: float, **more: float) -> dict[str, Any]:
     values = {"accepted_steps": accepted, "walltime_speedup": 1.5, "recall": 0.02, "ndcg": 0.01, **more}
-    plain = {"target_calls": 4 - accepted, "identical_lists": 1.0, "walltime_speedup_oracle": 2.0}
-    plain["walltime_speedup_vs_generate"] = 3.0
+    values |= {"walltime_speedup_oracle": 2.0, "walltime_speedup_vs_generate": 3.0}
+    plain = {"target_calls": 4 - accepted, "identical_lists": 1.0}
     return {**values, **{f"{name}_interval": [x - 0.1, x + 0.1] for name, x in values.items()}, **plain}
 
 

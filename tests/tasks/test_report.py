@@ -55,7 +55,7 @@ def method_result(method: str, steps: float) -> dict[str, Any]:
         "baseline_latency_ms_p50": 15.0,
     }
     by_k = {"5": figures, "10": figures}
-    timing = {"users": 8, "generate_users": 2, "repetitions": 1}
+    timing = {"users": 8, "repetitions": 3, "load_average": {"5": 0.5, "10": 1.25}}
     extra = {"speedup_baseline": "the target's own search", "timing": timing, "draft": {"parameters": 1000}}
     curve = {"k": 5, "target_calls_expected": 1.4, "target_nodes": 70.0, "target_nodes_p95": 90.0, "users": 8}
     curve |= {"drafted_nodes": 64, "target_calls": 4 - steps, "identical_lists": 1.0}
@@ -92,7 +92,8 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     baselines = {"popularity": {"settings": {"exclude_seen": True}, **ranking(0.1)}, "item_knn": knn}
     baselines["sasrec"] = {"settings": {"updates": 40, "exclude_seen": True}, **ranking(0.25)}
     target = {"target": {"parameters": 12345, "exclude_history": True, **ranking(0.3)}, "baselines": baselines}
-    write("results/target.json", {**SHARED, **target, "method": "target"})
+    timing = {"users": 8, "repetitions": 3, "load_average": {"5": 0.25, "10": 0.5}}
+    write("results/target.json", {**SHARED, **target, "method": "target", "timing": timing})
     for method, steps in (("sft", 0.5), ("atspeed_s", 2.0)):
         write(f"results/{method}.json", method_result(method, steps))
     hits = [float(n % 2) for n in range(20)]
@@ -141,10 +142,11 @@ def test_summary_names_baseline_and_device() -> None:
     report.write_report(PARAMS)
     summary = Path("results/summary.md").read_text()
     assert "WS: time of the target's own search" in summary
+    assert "load average 0.2 to 1.2" in summary
     assert "a CPU (2 cores, 2 threads), float32" in summary
     assert (
-        "| atspeed_s | strict | 10 | 2.00 [1.90, 2.10] | 1.20 [1.10, 1.30] | 2.00 | 1.50 [1.40, 1.60] | 2.00 | 75% |"
-        in summary
+        "| atspeed_s | strict | 10 | 2.00 [1.90, 2.10] | 1.20 [1.10, 1.30] | 2.00 "
+        "| 1.50 [1.40, 1.60] | 2.00 [1.90, 2.10] | 75% |" in summary
     )
     assert "| atspeed_s - sft | strict accepted_steps | 10 | 1.5000 [" in summary
 
@@ -220,3 +222,17 @@ def test_a_damaged_file_is_one_line() -> None:
     Path("results/sft.json").write_text('{"method": ')
     with pytest.raises(UserError, match=r"^[^\n]*sft.json: not valid JSON[^\n]*$"):
         report.write_report(PARAMS)
+
+
+def test_ratios_that_mean_nothing_are_words() -> None:
+    """Nothing was speculated at K = 5; other work ran while K = 10 was timed."""
+    content = json.loads(Path("results/sft.json").read_text())
+    strict = content["verifications"]["strict"]
+    unspeculated = {"speculated": False, "walltime_speedup": 1.0, "walltime_speedup_interval": [1.0, 1.0]}
+    disturbed = {"walltime_speedup": 6.1, "walltime_speedup_interval": [3.6, 11.9]}
+    content["verifications"] = {"strict": {"5": strict["5"] | unspeculated, "10": strict["10"] | disturbed}}
+    write("results/sft.json", content)
+    report.write_report(PARAMS)
+    rows = [line for line in Path("results/summary.md").read_text().splitlines() if line.startswith("| sft | strict")]
+    assert ["| nothing speculated | 2.00 [1.90, 2.10] | - |" in row for row in rows] == [True, False]
+    assert ["| too noisy | 2.00 [1.90, 2.10] | - |" in row for row in rows] == [False, True]
