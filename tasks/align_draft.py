@@ -9,19 +9,20 @@ import typer
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from atspeed_core import Recommender
+from atspeed_core.alignment import align
 from atspeed_core.data.sequences import load_train
 from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.files import digest
 from atspeed_core.identifiers.catalog import Catalog
+from atspeed_core.methods import METHODS, Method
 from atspeed_core.models import one_shot
 from atspeed_core.models.building import build_model, load_base_draft, load_instruction, save_model
 from atspeed_core.models.champion import SCRATCH, Start, build_from, choose_start
 from atspeed_core.models.prompts import PromptEncoder
 from atspeed_core.models.retrieval import RetrievalDraft, save_retrieval
-from atspeed_core.settings import AlignDraft, Method, Params
-from atspeed_core.training.alignment import AlignmentData, align
+from atspeed_core.settings import AlignDraft, Params
+from atspeed_core.training.alignment_batch import AlignmentData
 from atspeed_core.training.curves import CURVES_FILE, Curves
-from atspeed_core.training.one_shot import train_one_shot
 from atspeed_core.training.topk_cache import INDEX, TopkCache
 from tasks.paths import CHAMPION, CHECKPOINTS, DRAFTS, IDENTIFIERS, PROCESSED, TARGET, TOPK_CACHE
 from tasks.stage import ParamsPath, Run, stage
@@ -35,25 +36,25 @@ CURVE_EVERY = 10  # updates between two points of a saved curve
 
 @app.command()
 def main(
-    method: Annotated[Method, typer.Option(help="Alignment method.")],
+    method: Annotated[str, typer.Option(help=f"Alignment method: {', '.join(METHODS.names())}.")],
     params: ParamsPath = Path("params.yaml"),
 ) -> None:
     """Align a draft with the target and write models/drafts/METHOD/; that of dare is a seed, it trains nothing.
 
-    Training starts from data/champion/drafts/METHOD where that fits, else from scratch. A stopped training goes on from
-    its last state (checkpoints/align_draft/).
+    Training starts from data/champion/drafts/METHOD where that fits, else from scratch. A stopped training resumes
+    from its last state (checkpoints/align_draft/).
     """
     with stage("align_draft", params, method=method) as run:
-        data = _load(run.params)
-        start = _start(run, data.encoder, method)
+        chosen, data = METHODS.get(method), _load(run.params)
+        start = _start(run, data.encoder, chosen)
         log.info("starts from %s: %s", start.origin, start.reason)
         run.log_param("started_from", start.origin)
         run.log_param("start_reason", start.reason)
         settings = run.params.align_draft.warmed() if start.folder else run.params.align_draft
         checkpoint = CHECKPOINTS / "align_draft" / f"{_fingerprint(run.params, method, start)}.pt"
         torch.manual_seed(settings.seed)
-        made = {"one_shot": _one_shot, "dare": _retrieval}.get(method, _language_model)
-        curves = made(method, data, settings, start, checkpoint)
+        train = {"one_shot": _one_shot, "dare": _retrieval, "language_model": _language_model}[chosen.drafter]
+        curves = train(chosen, data, settings, start, checkpoint)
         checkpoint.unlink(missing_ok=True)
         _record(run, curves, DRAFTS / method)
 
@@ -67,12 +68,14 @@ def _load(params: Params) -> AlignmentData:
 
 
 def _start(run: Run, encoder: PromptEncoder, method: Method) -> Start:
-    settings, part = run.params.align_draft, f"drafts/{method}"
-    if method == "dare":
+    settings, part = run.params.align_draft, f"drafts/{method.name}"
+    if method.drafter == "dare":
         return Start(None, SCRATCH, "nothing is trained")
-    kind = {"architecture": settings.architecture, "base_model": settings.base_model}
-    start = choose_start(CHAMPION, part, encoder.catalog, **({"architecture": None} if method == "one_shot" else kind))
-    if method == "one_shot" and start.folder is not None:
+    if method.drafter == "language_model":
+        shape, base_model = settings.architecture, settings.base_model
+        return choose_start(CHAMPION, part, encoder.catalog, architecture=shape, base_model=base_model)
+    start = choose_start(CHAMPION, part, encoder.catalog, architecture=None)
+    if start.folder is not None:
         differing = one_shot.shape_difference(start.folder, settings.one_shot, max_history=encoder.max_history)
         if differing:
             start = Start(None, SCRATCH, f"the champion's {part} has another shape: {differing}")
@@ -87,7 +90,7 @@ def _language_model(
     torch.nn.Module.to(draft, data.trie.device)
     curves = align(CodeModel(draft, data.target.code_ids), data, method, settings, checkpoint=checkpoint)
     files = {CURVES_FILE: curves.csv(every=CURVE_EVERY)}
-    save_model(DRAFTS / method, draft, tokenizer, instruction=load_instruction(TARGET), extra_files=files)
+    save_model(DRAFTS / method.name, draft, tokenizer, instruction=load_instruction(TARGET), extra_files=files)
     return curves
 
 
@@ -110,14 +113,14 @@ def _one_shot(method: Method, data: AlignmentData, settings: AlignDraft, start: 
         earlier = Catalog.load(CHAMPION / "identifiers" / "identifiers.json")
         draft = one_shot.build_from(start.folder, earlier, shape, catalog, **options)
     draft.to(data.trie.device)
-    curves = train_one_shot(draft, data, settings, checkpoint=checkpoint)
+    curves = align(draft, data, method, settings, checkpoint=checkpoint)
     files = {CURVES_FILE: curves.csv(every=CURVE_EVERY)}
-    one_shot.save_one_shot(DRAFTS / method, draft, catalog, extra_files=files)
+    one_shot.save_one_shot(DRAFTS / method.name, draft, catalog, extra_files=files)
     return curves
 
 
 def _retrieval(method: Method, data: AlignmentData, settings: AlignDraft, start: Start, checkpoint: Path) -> Curves:
-    save_retrieval(DRAFTS / method, RetrievalDraft(settings.seed), extra_files={CURVES_FILE: Curves().csv()})
+    save_retrieval(DRAFTS / method.name, RetrievalDraft(settings.seed), extra_files={CURVES_FILE: Curves().csv()})
     return Curves()
 
 
@@ -130,7 +133,7 @@ def _record(run: Run, curves: Curves, folder: Path) -> None:
     log.info("last update: %s", ", ".join(f"{name} {value:.3f}" for name, value in last.items()) or "none, no training")
 
 
-def _fingerprint(params: Params, method: Method, start: Start) -> str:
+def _fingerprint(params: Params, method: str, start: Start) -> str:
     files = [PROCESSED / "train.parquet", TARGET / "model.safetensors", TOPK_CACHE / INDEX]
     settings = params.align_draft.model_dump_json()
     return digest(files, method, settings, str(params.prepare_data.max_history), start.origin)

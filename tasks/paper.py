@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -21,7 +21,7 @@ from atspeed_core.files import read_json, write_json
 from atspeed_core.reporting.paper_plot import paper_svg, variants_svg
 from atspeed_core.reporting.paper_tables import PaperRun, paper_markdown, tables, variants_picture, with_variants
 from atspeed_core.reporting.results import combine, load_results
-from atspeed_core.settings import Method, load_params
+from atspeed_core.settings import load_params, method_names
 from tasks.git import git
 from tasks.params_file import merged, nested, with_changes, with_presets, write_params
 from tasks.paths import PARAMS, PROCESSED, RESULTS
@@ -68,7 +68,7 @@ def main(
     set_up_logging("paper")
     end_with(make_above())
     with exit_codes():
-        methods = known_methods(method or get_args(Method))
+        methods = known_methods(method or method_names())
         label = f"{dataset}-{name}" if name else dataset
         folder, commit = checked_out(CHECKOUTS / label)
         presets = [DATASETS / dataset, *([TARGETS / target] if target else [])]

@@ -7,7 +7,8 @@ import yaml
 from pydantic import Field, ValidationError
 
 from atspeed_core.errors import UserError
-from atspeed_core.settings import DEFAULT_METHODS, Method, Positive, Section, Share
+from atspeed_core.methods import wired_methods
+from atspeed_core.settings import MethodName, Positive, Section, Share
 from atspeed_core.validation import explain
 
 PRESETS = Path("presets")  # those of data sets with nights
@@ -106,7 +107,7 @@ class Preset(Section):
     """
 
     description: str
-    methods: Annotated[list[Method], Field(default_factory=lambda: list(DEFAULT_METHODS), min_length=1)]
+    methods: Annotated[list[MethodName], Field(default_factory=wired_methods, min_length=1)]
     params: Annotated[dict[str, Any], Field(default_factory=dict)]
     nightly: Nightly = Nightly()
 

@@ -1,7 +1,7 @@
 """Stage report: the results of all methods in one place, for people and for DVC."""
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 import typer
@@ -20,7 +20,7 @@ from atspeed_core.reporting.report_tables import (
 )
 from atspeed_core.reporting.results import combine, load_results, plot_tables
 from atspeed_core.reporting.text_table import TextTable
-from atspeed_core.settings import Method, Params
+from atspeed_core.settings import Params, method_names
 from tasks.paths import DRAFTS, IDENTIFIERS, PROCESSED, RESULTS, TARGET
 from tasks.stage import ParamsPath, Run, stage
 
@@ -46,7 +46,7 @@ def write_report(params: Params) -> Json:
     Raises:
         UserError: an input is missing, damaged, or was not measured like the others.
     """
-    results = load_results(RESULTS, get_args(Method))
+    results = load_results(RESULTS, method_names())
     dataset = {"name": params.prepare_data.dataset, **read_stage_json(PROCESSED / "stats.json", "prepare_data")}
     identifiers = read_stage_json(IDENTIFIERS / "report.json", "build_identifiers")
     metrics = combine(dataset, results, samples=params.evaluate.bootstrap_samples, seed=params.evaluate.seed)

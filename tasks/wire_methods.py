@@ -9,50 +9,39 @@ methods stand in dvc.yaml itself, and this sets them. The nights use it as well.
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 from ruamel.yaml import YAML
 
 from atspeed_core.errors import UserError
 from atspeed_core.files import replacing
-from atspeed_core.settings import Method
+from atspeed_core.methods import METHODS
 from tasks.stage import exit_codes, set_up_logging
-
-DESCRIPTIONS: dict[Method, str] = {
-    "sft": "Draft trained on the recommendation loss alone.",
-    "wordkd": "Draft distilled word by word along the ground truth.",
-    "tvdkd": "Draft distilled by total variation along the ground truth.",
-    "seqkd": "Draft trained on the target's top-K sequences.",
-    "dare": "Retrieval drafting, nothing is trained.",
-    "atspeed_s": "Draft aligned for strict top-K verification.",
-    "atspeed_r": "Draft aligned for relaxed sampling verification.",
-    "prefix_containment": "Draft aligned on holding the target's top-K prefixes among its nodes.",
-    "one_shot": "Draft that scores all prefixes in one forward, distilled from the target's lists.",
-}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def main(
-    methods: Annotated[list[str], typer.Argument(help=f"Of {', '.join(get_args(Method))}; or all.")],
+    methods: Annotated[list[str], typer.Argument(help=f"Of {', '.join(METHODS.all())}; or all.")],
 ) -> None:
     """Set the draft methods of dvc.yaml; `make run` then trains and evaluates these."""
     set_up_logging("wire_methods")
     with exit_codes():
-        wire_methods(Path(), known_methods(get_args(Method) if methods == ["all"] else methods))
+        wire_methods(Path(), list(METHODS.all()) if methods == ["all"] else known_methods(methods))
 
 
 def known_methods(names: Sequence[str]) -> list[str]:
-    """The draft methods named, each once, in the order of the settings.
+    """The draft methods in `names`, each once, in their order.
 
     Raises:
-        UserError: one is not known.
+        UserError: one is unknown.
     """
-    if unknown := sorted(set(names) - set(get_args(Method))):
-        raise UserError(f"methods: unknown '{unknown[0]}'; known: {', '.join(get_args(Method))}")
-    return [method for method in get_args(Method) if method in names]
+    known = METHODS.all()
+    if unknown := sorted(set(names) - set(known)):
+        raise UserError(f"methods: unknown '{unknown[0]}'; known: {', '.join(known)}")
+    return [method for method in known if method in names]
 
 
 def wire_methods(checkout: Path, methods: Sequence[str]) -> None:
@@ -100,12 +89,12 @@ def _set_wiring(wiring: dict[str, Any], methods: list[str]) -> bool:
 
 def _set(values: Any, methods: list[str], method_in: Callable[[str], str | None]) -> None:
     """Leave in `values` every entry without a method; one with a method stands once for each of `methods` instead."""
-    entries, places, kept = list(values), dict[str, int](), 0
+    entries, places, others = list(values), dict[str, int](), 0
     for entry in entries:
         if (method := method_in(entry)) is None:
-            kept += 1
+            others += 1
         else:
-            places.setdefault(entry.replace(method, "{}"), kept)
+            places.setdefault(entry.replace(method, "{}"), others)
     for position in reversed(range(len(entries))):
         if method_in(entries[position]) is not None:
             del values[position]
@@ -117,8 +106,8 @@ def _set(values: Any, methods: list[str], method_in: Callable[[str], str | None]
 def _set_artifacts(artifacts: dict[str, Any], methods: list[str]) -> None:
     drafts = {m: artifacts.pop(name) for name in list(artifacts) if (m := _method_in(artifacts[name]["path"]))}
     for method in methods:
-        made = {"path": f"models/drafts/{method}", "type": "model", "desc": DESCRIPTIONS[method]}  # type: ignore[index]
-        artifacts[f"draft-{method.replace('_', '-')}"] = drafts.get(method, made)
+        new = {"path": f"models/drafts/{method}", "type": "model", "desc": METHODS.get(method).summary}
+        artifacts[f"draft-{method.replace('_', '-')}"] = drafts.get(method, new)
 
 
 def _drop_locked(lock: dict[str, Any], methods: list[str]) -> bool:
@@ -134,12 +123,12 @@ def _method_in(path: str) -> str | None:
     if path.endswith(".py"):
         return None
     parts = {PurePosixPath(part).stem for part in path.split("/")}
-    return next((method for method in get_args(Method) if method in parts), None)
+    return next((method for method in METHODS.names() if method in parts), None)
 
 
 def _method_before(column: str) -> str | None:
     """The method that a plot's column begins with, as in atspeed_s_strict."""
-    return max((m for m in get_args(Method) if column.startswith(f"{m}_")), key=len, default=None)
+    return max((m for m in METHODS.names() if column.startswith(f"{m}_")), key=len, default=None)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ from pydantic import ValidationError
 
 from atspeed_core.errors import UserError
 from atspeed_core.settings.align_draft import (
-    DEFAULT_METHODS,
     AlignDraft,
-    Method,
+    MethodName,
     OneShot,
     OneShotShape,
     PrefixContainment,
     WarmAlign,
+    method_names,
 )
 from atspeed_core.settings.architecture import Architecture
 from atspeed_core.settings.build_identifiers import BuildIdentifiers, RqVae
@@ -33,7 +33,6 @@ from atspeed_core.settings.warm_start import WarmStart
 from atspeed_core.validation import explain
 
 __all__ = [
-    "DEFAULT_METHODS",
     "AlignDraft",
     "Architecture",
     "BuildIdentifiers",
@@ -45,7 +44,7 @@ __all__ = [
     "Evaluate",
     "FinetuneTarget",
     "Lora",
-    "Method",
+    "MethodName",
     "OneShot",
     "OneShotShape",
     "Params",
@@ -62,6 +61,7 @@ __all__ = [
     "WarmFinetune",
     "WarmStart",
     "load_params",
+    "method_names",
 ]
 
 

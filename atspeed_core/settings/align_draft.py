@@ -1,14 +1,23 @@
 """Section `align_draft`: training of the drafts."""
 
+import importlib
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from atspeed_core.settings.architecture import Architecture
-from atspeed_core.settings.section import Positive, Section, Share
+from atspeed_core.settings.section import Positive, Section, Share, variant_in
 
-Method = Literal["sft", "wordkd", "tvdkd", "seqkd", "dare", "atspeed_s", "atspeed_r", "prefix_containment", "one_shot"]
-DEFAULT_METHODS: tuple[Method, ...] = ("sft", "atspeed_s", "atspeed_r", "one_shot")  # those of dvc.yaml
+MethodName = Annotated[str, variant_in("atspeed_core.methods", "method")]
+
+
+def method_names() -> list[str]:
+    """Names of the alignment methods, in their order.
+
+    The registry stands above the settings. It is imported by name, so that a stage that only lists the methods does not
+    depend on their code.
+    """
+    return list(importlib.import_module("atspeed_core.methods").METHODS.all())
 
 
 class WarmAlign(Section):

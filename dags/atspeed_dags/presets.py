@@ -1,13 +1,17 @@
 """What a trigger form offers: the data sets of presets/ and the stages of the pipeline. By name only, for speed."""
 
+import json
 import os
+from pathlib import Path
 
 from airflow.sdk import Param
 
 from atspeed_dags.command import PROJECT
 
-METHODS = ["sft", "wordkd", "tvdkd", "seqkd", "dare", "atspeed_s", "atspeed_r", "prefix_containment", "one_shot"]
-DEFAULT_METHODS = ["sft", "atspeed_s", "atspeed_r", "one_shot"]
+# Written by `python -m scripts.dag_methods`; tests/dags/test_wiring.py holds it against the methods that there are.
+_FORMS = json.loads((Path(__file__).parent / "methods.json").read_text(encoding="utf-8"))
+METHODS: list[str] = _FORMS["methods"]
+DEFAULT_METHODS: list[str] = _FORMS["wired"]
 DATASETS = sorted(path.stem for path in (PROJECT / "presets").glob("*.yaml"))
 DEFAULT_DATASET = os.environ.get("ATSPEED_DATASET") or "ml-latest-small-2016"
 

@@ -1,9 +1,14 @@
 """The nightly DAG against dvc.yaml: the same stages, the same edges."""
 
+import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
+
+from atspeed_core.methods import METHODS as REGISTRY
+from atspeed_core.methods import wired_methods
+from scripts.dag_methods import FILE, content
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -72,11 +77,9 @@ def test_a_night_that_failed_is_red_though_it_was_closed(bag: Any) -> None:
 
 
 def test_the_forms_offer_every_method_and_start_with_those_of_dvc_yaml(bag: Any) -> None:
-    from atspeed_dags.presets import DEFAULT_METHODS
-    from atspeed_dags.presets import METHODS as OFFERED
-
-    from atspeed_core import settings
-
-    assert list(get_args(settings.Method)) == OFFERED
-    assert DEFAULT_METHODS == METHODS == list(settings.DEFAULT_METHODS)
+    assert json.loads(FILE.read_text()) == content(), "run: python -m scripts.dag_methods"
+    assert wired_methods() == METHODS
+    for name in ("nightly_retrain", "experiment_sweep"):
+        schema = bag.dags[name].params.get_param("methods").schema
+        assert schema["items"]["enum"] == schema["examples"] == list(REGISTRY.all())
     assert bag.dags["nightly_retrain"].params["methods"] == METHODS

@@ -4,13 +4,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
 
-from atspeed_core.settings import DEFAULT_METHODS, Method
-from tasks.wire_methods import DESCRIPTIONS, main, wire_methods
+from atspeed_core.methods import METHODS, wired_methods
+from tasks.wire_methods import main, wire_methods
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,7 +24,7 @@ SHARED_STAGES = [name for name in yaml.safe_load((ROOT / "dvc.lock").read_text()
 
 
 def test_with_the_same_methods_the_file_stays_as_it_is(tmp_path: Path) -> None:
-    wire_methods(copied(tmp_path), DEFAULT_METHODS)
+    wire_methods(copied(tmp_path), wired_methods())
     for name in ("dvc.yaml", "dvc.lock"):
         assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes()
 
@@ -60,7 +59,7 @@ def stages_of_dvc(folder: Path) -> set[str]:
 
 
 def test_all_methods_are_wired_as_the_default_ones_are(tmp_path: Path) -> None:
-    methods = list(get_args(Method))
+    methods = list(METHODS.all())
     wire_methods(copied(tmp_path), methods)
     content = yaml.safe_load((tmp_path / "dvc.yaml").read_text())
     report = content["stages"]["report"]["deps"]
@@ -70,7 +69,7 @@ def test_all_methods_are_wired_as_the_default_ones_are(tmp_path: Path) -> None:
         assert content["artifacts"][f"draft-{method.replace('_', '-')}"] == {
             "path": f"models/drafts/{method}",
             "type": "model",
-            "desc": DESCRIPTIONS[method],
+            "desc": METHODS.get(method).summary,
         }
     assert report.index("results/target.json") < report.index("results/sft.json") < report.index("results/wordkd.json")
     assert content["plots"][0]["accepted_steps"]["y"]["results/plots/accepted_steps.csv"] == [
@@ -78,7 +77,7 @@ def test_all_methods_are_wired_as_the_default_ones_are(tmp_path: Path) -> None:
     ]
     wanted = {f"{stage}@{method}" for stage in ("align_draft", "evaluate") for method in methods}
     assert stages_of_dvc(tmp_path) == wanted
-    wire_methods(tmp_path, DEFAULT_METHODS)
+    wire_methods(tmp_path, wired_methods())
     assert (tmp_path / "dvc.yaml").read_text() == (ROOT / "dvc.yaml").read_text()  # and back
 
 

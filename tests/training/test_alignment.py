@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from atspeed_core.alignment import align, alignment_terms
 from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.decoding.scored_tree import ScoredTree
+from atspeed_core.decoding.search import beam_search
+from atspeed_core.methods import METHODS
 from atspeed_core.models.building import load_base_draft, save_model
 from atspeed_core.models.tokenizer import build_tokenizer
-from atspeed_core.training import alignment, loop
-from atspeed_core.training.alignment import AlignmentData, align, aligned_batch
+from atspeed_core.training import alignment_batch, loop
+from atspeed_core.training.alignment_batch import AlignmentData, aligned_batch
+from atspeed_core.training.prefix_trees import prefix_tree
 from atspeed_core.training.topk_cache import Context, TopkCache, choose_contexts, write_index, write_shards
 from tests.complete_params import AlignDraft, Architecture
 from tests.tiny_models import make_catalog, make_model, make_recommender
@@ -46,7 +50,7 @@ def test_a_base_model_learns_as_a_draft(data, tmp_path):
     draft = CodeModel(load_base_draft(str(tmp_path / "base"), tokenizer), data.encoder.code_ids)
     given = AlignDraft(base_model=str(tmp_path / "base"), num_updates=30, batch_size=4, learning_rate=1e-2)
     assert torch.equal(draft.model.lm_head.weight, before.lm_head.weight)
-    losses = [value for _, name, value in align(draft, data, "atspeed_s", given).rows if name == "loss"]
+    losses = [value for _, name, value in align(draft, data, METHODS.get("atspeed_s"), given).rows if name == "loss"]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
@@ -65,7 +69,7 @@ def test_a_rollout_is_asked_about_after_the_whole_history(data):
 def test_what_aligns_on_items_that_came_next_sees_no_rollout(data, monkeypatch, method, changes, seen):
     batches, batch = [], TopkCache.batch
     monkeypatch.setattr(TopkCache, "batch", lambda *args: batches.append(batch(*args)) or batches[-1])
-    align(new_draft(data), data, method, settings(num_updates=20, **changes))
+    align(new_draft(data), data, METHODS.get(method), settings(num_updates=20, **changes))
     contexts = {context for cached in batches for context in cached.contexts}
     assert any(not context.observed for context in contexts) == seen
     assert len([context for context in contexts if context.observed]) == data.cache.index.num_observed
@@ -78,7 +82,7 @@ def new_draft(data) -> CodeModel:
 
 def trained(data, method, **changes):
     draft = new_draft(data)
-    curves = align(draft, data, method, settings(**changes))
+    curves = align(draft, data, METHODS.get(method), settings(**changes))
     return draft.model.state_dict(), curves
 
 
@@ -91,7 +95,7 @@ def test_distributions_are_those_of_the_models_along_the_same_prefixes(data, own
     if own_beams:
         with torch.no_grad():
             tree = ScoredTree(draft, data.trie, *data.prompts(cached.contexts))
-            found = alignment.beam_search(tree, 4).leaves
+            found = beam_search(tree, 4).leaves
         assert not torch.equal(found, cached.leaves)
     finite = aligned.log_p > -torch.inf
     assert torch.equal(finite, aligned.log_q > -torch.inf)
@@ -115,22 +119,25 @@ def test_own_beams_and_cache_agree_where_draft_equals_target(data):
 LANGUAGE_MODELS = ("wordkd", "tvdkd", "seqkd", "atspeed_s", "atspeed_r", "prefix_containment")
 
 
-@pytest.mark.parametrize("method", LANGUAGE_MODELS)
-def test_training_lowers_the_loss_of_the_method_on_all_its_contexts(data, method):
-    asked = settings(num_updates=60, beta=0.0, alpha=1.0, prefix_containment={"nodes": [2, 4]})
-    size = data.cache.index.num_observed if alignment.needs_next_items(method, asked) else len(data.cache)
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_training_lowers_the_loss_of_the_method_on_all_its_contexts(data, name):
+    method, asked = (
+        METHODS.get(name),
+        settings(num_updates=60, beta=0.0, alpha=1.0, prefix_containment={"nodes": [2, 4]}),
+    )
+    size = len(data.cache) if method.learns_from_rollouts(asked) else data.cache.index.num_observed
     everything = data.cache.batch(np.arange(size), data.trie)
     draft = new_draft(data)
 
     def loss() -> dict[str, float]:
-        told = alignment.alignment_terms(draft, data, method, asked, everything, 0)
-        return {name: float(value.detach()) for name, value in told.items()}
+        terms = alignment_terms(draft, data, method, asked, everything, 0)
+        return {name: float(value.detach()) for name, value in terms.items()}
 
     before = loss()
     curves = align(draft, data, method, asked)
     after = loss()
     assert after["alignment_loss"] < 0.7 * before["alignment_loss"]
-    assert method != "prefix_containment" or after["contained"] > before["contained"]
+    assert name != "prefix_containment" or after["contained"] > before["contained"]
     assert {name for _, name, _ in curves.rows} == {"loss", "recommendation_loss", *before}
 
 
@@ -163,7 +170,7 @@ class Stopped(Exception):
 
 def test_a_stopped_run_resumes_and_ends_with_the_same_weights(data, tmp_path, monkeypatch):
     whole = new_draft(data)
-    curves = align(whole, data, "atspeed_s", settings())
+    curves = align(whole, data, METHODS.get("atspeed_s"), settings())
     update, losses = loop._update, []
 
     def stop_at_seven(model, optimizer, loss, learning_rate):
@@ -175,10 +182,10 @@ def test_a_stopped_run_resumes_and_ends_with_the_same_weights(data, tmp_path, mo
     checkpoint = tmp_path / "state.pt"
     monkeypatch.setattr(loop, "_update", stop_at_seven)
     with pytest.raises(Stopped):
-        align(new_draft(data), data, "atspeed_s", settings(), checkpoint=checkpoint)
+        align(new_draft(data), data, METHODS.get("atspeed_s"), settings(), checkpoint=checkpoint)
     monkeypatch.setattr(loop, "_update", update)
     resumed = new_draft(data)
-    again = align(resumed, data, "atspeed_s", settings(), checkpoint=checkpoint)
+    again = align(resumed, data, METHODS.get("atspeed_s"), settings(), checkpoint=checkpoint)
     assert again.rows == curves.rows
     for name, value in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], value)
@@ -186,7 +193,8 @@ def test_a_stopped_run_resumes_and_ends_with_the_same_weights(data, tmp_path, mo
 
 @pytest.mark.parametrize(("share", "turns"), [(0.0, 0), (0.25, 5), (0.5, 10), (1.0, 20)])
 def test_own_beams_take_their_share_of_turns(share, turns):
-    assert sum(alignment._turn_of_own_beams(step, share) for step in range(20)) == turns
+    asked = settings(**{"lambda": share})
+    assert [METHODS.get("atspeed_s").sequences(asked, step) for step in range(20)].count("own_beams") == turns
 
 
 @torch.no_grad()
@@ -244,9 +252,9 @@ def tree_nodes(data, cached, source) -> torch.Tensor:
     if source == "top_k":
         return cached.nodes
     if source == "ground_truth":
-        return alignment.prefix_tree(data.next_leaves(cached.contexts), data.trie).nodes
+        return prefix_tree(data.next_leaves(cached.contexts), data.trie).nodes
     prompts, mask = data.prompts(cached.contexts)
-    return alignment.prefix_tree(alignment._own_beams(new_draft(data), data.trie, prompts, mask, 4), data.trie).nodes
+    return prefix_tree(alignment_batch._own_beams(new_draft(data), data.trie, prompts, mask, 4), data.trie).nodes
 
 
 @pytest.mark.parametrize("constrained", [True, False])
@@ -278,8 +286,12 @@ def test_the_switches_change_what_they_say(data):
 
 def test_sequences_come_from_where_the_method_takes_them():
     half, truth = settings(**{"lambda": 0.5}), settings(sequences="ground_truth", **{"lambda": 0.0})
-    assert [alignment.sequence_source("atspeed_s", half, step) for step in range(4)] == ["top_k", "own_beams"] * 2
-    assert alignment.sequence_source("atspeed_r", half, 1) == "top_k"
-    assert {alignment.sequence_source(m, truth, 0) for m in ("atspeed_s", "atspeed_r")} == {"ground_truth"}
-    assert {alignment.sequence_source(m, half, 1) for m in ("wordkd", "tvdkd")} == {"ground_truth"}
-    assert alignment.sequence_source("seqkd", truth, 1) == "top_k"
+
+    def along(name, asked, step):
+        return METHODS.get(name).sequences(asked, step)
+
+    assert [along("atspeed_s", half, step) for step in range(4)] == ["top_k", "own_beams"] * 2
+    assert along("atspeed_r", half, 1) == "top_k"
+    assert {along(name, truth, 0) for name in ("atspeed_s", "atspeed_r")} == {"ground_truth"}
+    assert {along(name, half, 1) for name in ("wordkd", "tvdkd")} == {"ground_truth"}
+    assert along("seqkd", truth, 1) == "top_k"

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from atspeed_core.alignment import align, alignment_terms
+from atspeed_core.methods import METHODS
 from atspeed_core.models.one_shot import OneShotDraft
 from atspeed_core.training import loop
-from atspeed_core.training.one_shot import distillation, one_shot_loss, train_one_shot
+from atspeed_core.training.distillation import distillation
 from tests.complete_params import AlignDraft, OneShot
 from tests.training.test_alignment import SHAPE, data  # noqa: F401
+
+METHOD = METHODS.get("one_shot")
 
 
 def settings(num_updates: int) -> AlignDraft:
@@ -37,18 +41,22 @@ def test_a_draft_that_says_what_the_target_says_has_no_loss(data):  # noqa: F811
 
 def test_training_teaches_the_target_s_distributions(data):  # noqa: F811
     draft, everything = new_draft(data), data.cache.batch(np.arange(len(data.cache)), data.trie)
+
+    def loss() -> float:
+        return float(alignment_terms(draft, data, METHOD, settings(150), everything, 0)["alignment_loss"])
+
     with torch.no_grad():
-        before = float(one_shot_loss(draft, data, everything))
+        before = loss()
         with torch.enable_grad():
-            curves = train_one_shot(draft, data, settings(150))
-        after = float(one_shot_loss(draft, data, everything))
+            curves = align(draft, data, METHOD, settings(150))
+        after = loss()
     assert after < 0.2 * before
     assert {name for _, name, _ in curves.rows} == {"loss", "alignment_loss"}
 
 
 def test_a_stopped_training_ends_with_the_same_weights(data, tmp_path, monkeypatch):  # noqa: F811
     whole = new_draft(data)
-    train_one_shot(whole, data, settings(10))
+    align(whole, data, METHOD, settings(10))
 
     class Killed(Exception):
         pass
@@ -63,7 +71,7 @@ def test_a_stopped_training_ends_with_the_same_weights(data, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(loop, "track", killed_after)
         with pytest.raises(Killed):
-            train_one_shot(draft, data, settings(10), checkpoint=tmp_path / "state.pt")
+            align(draft, data, METHOD, settings(10), checkpoint=tmp_path / "state.pt")
     resumed = new_draft(data)
-    train_one_shot(resumed, data, settings(10), checkpoint=tmp_path / "state.pt")
+    align(resumed, data, METHOD, settings(10), checkpoint=tmp_path / "state.pt")
     assert all(torch.equal(weight, resumed.state_dict()[name]) for name, weight in whole.state_dict().items())

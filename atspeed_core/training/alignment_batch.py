@@ -1,14 +1,9 @@
-"""Draft alignment: every method starts from the same initial draft and makes the same number of updates.
+"""What a draft is aligned on: batches of contexts, and the models' distributions along sequences that start there."""
 
-Total loss (1 - alpha) L_rec + alpha L_align (AtSpeed, section 3.2); the methods differ in L_align alone, and
-`sft` has none. docs/methods.md lists them.
-"""
-
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,17 +14,15 @@ from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.decoding.device_trie import DeviceTrie
 from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.decoding.search import beam_search
+from atspeed_core.models.one_shot import padded_items
 from atspeed_core.models.prompts import PromptEncoder
-from atspeed_core.settings import AlignDraft, Method
-from atspeed_core.training import losses
-from atspeed_core.training.containment import containment
-from atspeed_core.training.curves import Curves
+from atspeed_core.settings import AlignDraft
 from atspeed_core.training.distributions import Support, ValidCodes, WholeVocabulary, rows_of, step_log_probs
-from atspeed_core.training.loop import Schedule, epochs, train
 from atspeed_core.training.prefix_trees import PrefixTree, kth_path, prefix_tree
-from atspeed_core.training.recommendation_loss import recommendation_loss
 from atspeed_core.training.topk_cache import CachedBatch, Context, TopkCache
-from atspeed_core.training.windows import epoch_windows, token_batch
+
+# The target's cached sequences, the item that came next, or what the draft's own beam search finds.
+SequenceSource = Literal["top_k", "ground_truth", "own_beams"]
 
 
 @dataclass(frozen=True)
@@ -51,20 +44,6 @@ class Aligned:
     weights: Tensor
     log_q_taken: Tensor
     exists: Tensor
-
-
-SequenceSource = Literal["top_k", "ground_truth", "own_beams"]
-AlignmentLoss = Callable[[Aligned, AlignDraft], Tensor]
-TrainingBatch = tuple[list[NDArray[np.int64]], list[np.int64]]  # windows of L_rec and numbers of contexts
-
-# prefix_containment is none of them: it weighs prefixes by how they stand among others.
-ALIGNMENT_LOSSES: dict[Method, AlignmentLoss] = {
-    "wordkd": lambda a, s: losses.wordkd(a.log_q, a.log_p, a.weights),
-    "tvdkd": lambda a, s: losses.atspeed_r(a.log_q, a.log_p, a.weights),
-    "seqkd": lambda a, s: losses.seqkd(a.log_q_taken, a.exists),
-    "atspeed_s": lambda a, s: losses.atspeed_s(a.log_q, a.log_p, a.log_p_kth, a.weights, beta=s.beta),
-    "atspeed_r": lambda a, s: losses.atspeed_r(a.log_q, a.log_p, a.weights),
-}
 
 
 @dataclass(frozen=True)
@@ -104,74 +83,41 @@ class AlignmentData:
         return torch.from_numpy(leaves).to(self.trie.device).unsqueeze(1)
 
 
-def align(
-    draft: CodeModel, data: AlignmentData, method: Method, settings: AlignDraft, *, checkpoint: Path | None = None
-) -> Curves:
-    """Train `draft` in place; returns its learning curves.
+@dataclass(frozen=True)
+class AlignmentBatch:
+    """A batch of contexts in one update, as an alignment loss sees it.
 
-    With `checkpoint`, a file, a stopped run resumes from its last state and ends with the same weights.
+    Attributes:
+        draft: what learns: a `CodeModel`, or a draft of another kind.
+        data: what all methods train on.
+        cached: the contexts with the target's top-K sequences.
+        settings: of the training.
+        source: which sequences `aligned` follows; None: the method aligns along none.
     """
-    size = data.cache.index.num_observed if needs_next_items(method, settings) else len(data.cache)
 
-    def batches(start: int) -> Iterator[TrainingBatch]:
-        windows = epochs(lambda epoch: _epoch(data, settings, epoch), settings.batch_size, start)
-        contexts = epochs(lambda epoch: _permutation(size, settings.seed, epoch), settings.batch_size, start)
-        return zip(windows, contexts, strict=False)  # both endless
+    draft: Any
+    data: AlignmentData
+    cached: CachedBatch
+    settings: AlignDraft
+    source: SequenceSource | None
 
-    def terms(batch: TrainingBatch, step: int) -> dict[str, Tensor]:
-        return _losses(draft, data, method, settings, *batch, step)
+    @cached_property
+    def prompts(self) -> tuple[Tensor, Tensor]:
+        """Left-padded prompts [B, S] and their mask [B, S]."""
+        return self.data.prompts(self.cached.contexts)
 
-    schedule = Schedule(settings.num_updates, settings.learning_rate, settings.weight_decay)
-    return train(draft.model, batches, terms, schedule, label=f"aligning {method}", checkpoint=checkpoint)
+    @cached_property
+    def items(self) -> Tensor:
+        """[B, H] int64 the histories as places in the catalog, -1 on the left."""
+        histories = [self.data.history(context) for context in self.cached.contexts]
+        return padded_items(histories, max_history=self.data.encoder.max_history).to(self.data.trie.device)
 
-
-def _losses(
-    draft: CodeModel,
-    data: AlignmentData,
-    method: Method,
-    settings: AlignDraft,
-    windows: list[NDArray[np.int64]],
-    rows: list[np.int64],
-    step: int,
-) -> dict[str, Tensor]:
-    rec = recommendation_loss(draft.model, token_batch(windows, data.encoder))
-    if method == "sft":
-        return {"loss": rec, "recommendation_loss": rec}
-    told = alignment_terms(draft, data, method, settings, data.cache.batch(np.array(rows), data.trie), step)
-    total = (1 - settings.alpha) * rec + settings.alpha * told["alignment_loss"]
-    return {"loss": total, "recommendation_loss": rec, **told}
-
-
-def alignment_terms(
-    draft: CodeModel, data: AlignmentData, method: Method, settings: AlignDraft, cached: CachedBatch, step: int
-) -> dict[str, Tensor]:
-    """The alignment loss of a method over a batch of contexts in update number `step`, and what else is told of it."""
-    if method == "prefix_containment":
-        prompts, mask = data.prompts(cached.contexts)
-        loss, contained = containment(draft, data.trie, prompts, mask, cached, settings.prefix_containment)
-        return {"alignment_loss": loss, "contained": contained}
-    source = sequence_source(method, settings, step)
-    aligned = aligned_batch(draft, data, cached, source=source, constrained=settings.constrained)
-    return {"alignment_loss": ALIGNMENT_LOSSES[method](aligned, settings)}
-
-
-def sequence_source(method: Method, settings: AlignDraft, step: int) -> SequenceSource:
-    """Where the sequences Y of update number `step` come from.
-
-    The draft's own beams take the share lambda of the updates of atspeed_s; wordkd and tvdkd go along the ground truth
-    by definition, seqkd along the target's sequences.
-    """
-    if method == "atspeed_s" and _turn_of_own_beams(step, settings.lambda_):
-        return "own_beams"
-    if method in ("atspeed_s", "atspeed_r"):
-        return settings.sequences
-    return "top_k" if method == "seqkd" else "ground_truth"
-
-
-def needs_next_items(method: Method, settings: AlignDraft) -> bool:
-    """Whether a method aligns on items that came next, of which a rollout has none."""
-    steps = range(settings.num_updates)
-    return method in ALIGNMENT_LOSSES and any(sequence_source(method, settings, s) == "ground_truth" for s in steps)
+    @cached_property
+    def aligned(self) -> Aligned:
+        """Distributions of draft (a `CodeModel`) and target along the method's sequences."""
+        assert self.source is not None
+        constrained = self.settings.constrained
+        return aligned_batch(self.draft, self.data, self.cached, source=self.source, constrained=constrained)
 
 
 def aligned_batch(
@@ -231,21 +177,3 @@ def _target_log_probs(
         return nodes, log_p
     more = support.log_probs(data.target, prompts, mask, nodes)
     return torch.cat([nodes, cached.nodes], dim=1), torch.cat([more, log_p], dim=1)
-
-
-def _turn_of_own_beams(step: int, share: float) -> bool:
-    """Whether update number `step` takes the draft's own beams, so that `share` of all do, evenly spread."""
-    return math.floor((step + 1) * share) > math.floor(step * share)
-
-
-def _epoch(data: AlignmentData, settings: AlignDraft, epoch: int) -> list[NDArray[np.int64]]:
-    return epoch_windows(
-        data.sequences,
-        window_items=data.encoder.max_history + 1,
-        batch_size=settings.batch_size,
-        seed=[settings.seed, epoch],
-    )
-
-
-def _permutation(size: int, seed: int, epoch: int) -> list[np.int64]:
-    return list(np.random.default_rng([seed, epoch, 1]).permutation(size))
