@@ -2,14 +2,21 @@
 
 One at a time in a folder. A run that was killed may leave processes behind (see tasks/processes.py): they are ended
 first, or the two would write the same files.
+
+The drafts are aligned several at a time where cores allow, each by a `dvc repro --single-item` of its own: DVC gives up
+its lock of the project while a stage's command runs and keeps two stages from writing the same files. Everything else
+runs alone, for evaluations read the clock. The last `dvc repro` goes over all stages, so what it leaves in dvc.lock is
+what it would leave without this.
 """
 
 import fcntl
+import json
 import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,6 +26,7 @@ from pathlib import Path
 from typing import IO
 
 import typer
+import yaml
 
 from atspeed_core.data.sources import absent
 from atspeed_core.errors import TemporaryError, UserError
@@ -27,12 +35,18 @@ from tasks.environment import RUN_ID, SENDER
 from tasks.paths import RESULTS
 from tasks.processes import end_orphans, end_tree, end_with, make_above, own_children
 from tasks.stage import exit_codes, set_up_logging
+from tasks.stage_clock import StageClock, show_seconds
+from tasks.threads import num_cores, num_threads
 from tasks.tracking import send_or_warn, waiting
 
 LOCK = Path(".dvc/tmp/make-run.lock")
 WAIT_SECONDS = 10.0  # for a predecessor that was killed to notice and end
 POLL_SECONDS = 0.5
-REPRO = (sys.executable, "-m", "dvc", "--wait-for-lock", "repro")
+COPY_SECONDS = 5.0  # for the last lines of a command that has ended
+DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
+REPRO = (*DVC, "repro")
+BEFORE_DRAFTS = "cache_topk"  # every stage that an alignment needs is this one or comes before it
+AFTER_DRAFTS = {"evaluate_target", "evaluate", "report"}  # stages that no alignment needs
 
 log = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -48,27 +62,91 @@ def main() -> None:
         end_orphans(Path())
         own_children(Path())
         leave_git_out_where_there_is_none()
-        code = reproduce()
+        code, seconds = reproduce(num_cores() // num_threads(load_params()))
         if code != 0:
             explain_missing_data()
         send_or_warn()
+    show_seconds(seconds)
     if code == 0:
         print((RESULTS / "summary.md").read_text(encoding="utf-8"))
     sys.exit(code)
 
 
-def reproduce() -> int:
-    """Run `dvc repro`, sending the records of its stages meanwhile; returns its exit code."""
+def reproduce(at_once: int) -> tuple[int, dict[str, float]]:
+    """Bring all stages up to date, sending their records meanwhile.
+
+    Args:
+        at_once: number of drafts that may be aligned side by side.
+
+    Returns:
+        DVC's exit code, and the seconds of each stage that ran.
+    """
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
     environment = {**with_this_python(), RUN_ID: run_id, SENDER: "make run"}
-    with subprocess.Popen(REPRO, env=environment) as dvc:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the stage; dvc then says so and ends as well
-        answered = True
-        while dvc.poll() is None:
-            time.sleep(POLL_SECONDS)
-            if answered and waiting():
-                answered = send_or_warn() == 0
-    return dvc.returncode
+    clock, code = StageClock(), 0
+    commands = rounds(environment, at_once)
+    # Ctrl-C ends the stage; dvc then says so and ends as well. A function, as dvc would inherit SIG_IGN.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    for side_by_side in commands:
+        code = code or run_side_by_side(side_by_side, at_once, environment, clock)
+    signal.signal(signal.SIGINT, before)
+    return code, clock.seconds
+
+
+def rounds(environment: dict[str, str], at_once: int) -> list[list[list[str]]]:
+    """Commands to run one round after the other; those of a round may run side by side."""
+    drafts = draft_stages(Path("dvc.yaml"))
+    everything = [[*REPRO]]
+    if at_once < 2 or len(drafts) < 2 or not drafts_may_be_stale(environment):
+        return [everything]
+    # sft, the first, takes a third of the others' time: at the end it leaves the other cores the least to wait for
+    alone = [[*REPRO, "--single-item", draft] for draft in reversed(drafts)]
+    return [[[*REPRO, BEFORE_DRAFTS]], alone, everything]
+
+
+def draft_stages(wiring: Path) -> list[str]:
+    """The stages that align a draft, by DVC's names for them."""
+    stage = yaml.safe_load(wiring.read_text(encoding="utf-8"))["stages"].get("align_draft", {})
+    return [f"align_draft@{method}" for method in stage.get("matrix", {}).get("method", [])]
+
+
+def drafts_may_be_stale(environment: dict[str, str]) -> bool:
+    """Whether anything but the evaluations and the report is out of date; True where DVC cannot say."""
+    command = [*DVC, "status", "--json"]
+    status = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if status.returncode:
+        return True
+    return bool({name.split("@")[0] for name in json.loads(status.stdout)} - AFTER_DRAFTS)
+
+
+def run_side_by_side(commands: list[list[str]], at_once: int, environment: dict[str, str], clock: StageClock) -> int:
+    """Run commands, `at_once` of them at a time; after a failure none is started. Returns the first exit code not 0."""
+    to_start, running, answered = list(commands), list[subprocess.Popen[str]](), True
+    codes: list[int] = []
+    errors = subprocess.PIPE if len(commands) > 1 else None  # whole lines then, and no progress bars over each other
+    copies = []
+    while running or (to_start and not any(codes)):
+        while to_start and len(running) < at_once and not any(codes):
+            running.append(subprocess.Popen(to_start.pop(0), env=environment, stderr=errors, text=True))
+            if stream := running[-1].stderr:
+                copies.append(threading.Thread(target=copy_lines, args=(stream,), daemon=True))
+                copies[-1].start()
+        time.sleep(POLL_SECONDS)
+        clock.look()
+        codes += [code for dvc in running if (code := dvc.poll()) is not None]
+        running = [dvc for dvc in running if dvc.returncode is None]
+        if answered and waiting():
+            answered = send_or_warn() == 0
+    for copy in copies:
+        copy.join(COPY_SECONDS)
+    return next(filter(None, codes), 0)
+
+
+def copy_lines(stream: IO[str]) -> None:
+    """Copy what a command reports to this one's stderr."""
+    for line in stream:
+        sys.stderr.write(line)
+        sys.stderr.flush()
 
 
 def with_this_python() -> dict[str, str]:

@@ -1,0 +1,96 @@
+"""The order of `make run`: drafts side by side, everything else alone, and DVC's own record of it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tasks.pipeline import AFTER_DRAFTS, BEFORE_DRAFTS, REPRO, draft_stages, reproduce, run_side_by_side
+from tasks.stage_clock import StageClock
+from tests.tiny_project import ROOT
+
+# Each stage writes when it started and when it ended; the drafts wait for each other, so alone they would never end.
+STAGE = """
+import sys, time
+from pathlib import Path
+name, seconds, others = sys.argv[1], float(sys.argv[2]), sys.argv[3:]
+Path(f"{name}.log").write_text(f"{time.time()}\\n")
+while not all(Path(f"{other}.log").exists() for other in others):
+    time.sleep(0.05)
+time.sleep(seconds)
+with Path(f"{name}.log").open("a") as log:
+    log.write(f"{time.time()}\\n")
+Path(name).write_text(name)
+"""
+WIRING = """
+stages:
+  cache_topk: {cmd: python stage.py cache 0.5, outs: [cache]}
+  align_draft:
+    matrix: {method: [a, b]}
+    cmd: python stage.py ${item.method} 0.7 a b
+    deps: [cache]
+    outs: ["${item.method}"]
+  report: {cmd: python stage.py report 0.5, deps: [a, b], outs: [report]}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "project"
+    (folder / ".dvc").mkdir(parents=True)
+    (folder / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
+    (folder / "stage.py").write_text(STAGE)
+    (folder / "dvc.yaml").write_text(WIRING)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(folder / ".dvc" / "tmp" / "site"))
+    return folder
+
+
+def times(folder: Path, name: str) -> tuple[float, float]:
+    start, end = map(float, (folder / f"{name}.log").read_text().split())
+    return start, end
+
+
+def test_drafts_run_side_by_side_and_dvc_finds_all_as_it_would_have_left_it(project: Path) -> None:
+    code, seconds = reproduce(at_once=2)
+    assert code == 0
+    assert set(seconds) == {"cache_topk", "align_draft@a", "align_draft@b", "report"}
+    assert all(0.4 < value < 30 for value in seconds.values())
+    (cache, a, b, report) = (times(project, name) for name in ("cache", "a", "b", "report"))
+    assert cache[1] < min(a[0], b[0])
+    assert max(a[0], b[0]) < min(a[1], b[1])
+    assert max(a[1], b[1]) < report[0]
+    lock = yaml.safe_load((project / "dvc.lock").read_text())
+    (project / "dvc.lock").unlink()
+    subprocess.run([*REPRO, "--no-run-cache"], check=True)
+    assert yaml.safe_load((project / "dvc.lock").read_text()) == lock
+    assert reproduce(at_once=2) == (0, {})
+
+
+def test_after_a_failure_nothing_more_is_started(tmp_path: Path) -> None:
+    def command(name: str, code: int) -> list[str]:
+        return [sys.executable, "-c", f"open({str(tmp_path / name)!r}, 'w'); raise SystemExit({code})"]
+
+    commands = [command("first", 0), command("second", 3), command("third", 0)]
+    assert run_side_by_side(commands, 2, dict(os.environ), StageClock()) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
+
+
+def test_what_a_draft_needs_is_made_before_and_what_needs_one_comes_after() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    outs = {
+        out if isinstance(out, str) else next(iter(out)): name
+        for name, stage in stages.items()
+        for out in stage["outs"]
+    }
+
+    def before(name: str) -> set[str]:
+        direct = {outs[out] for dep in stages[name].get("deps", []) for out in outs if Path(dep).is_relative_to(out)}
+        return direct.union(*(before(other) for other in direct))
+
+    assert before("align_draft") == before(BEFORE_DRAFTS) | {BEFORE_DRAFTS}
+    assert set(stages) == before("align_draft") | {"align_draft"} | AFTER_DRAFTS
+    assert len(draft_stages(ROOT / "dvc.yaml")) == len(stages["align_draft"]["matrix"]["method"])
