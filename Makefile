@@ -66,7 +66,7 @@ format: setup ## Put the code into its format
 	@ruff format
 
 mlflow: setup ## Show the runs in a browser, on this machine only
-	@mlflow server --host 127.0.0.1 --port $(MLFLOW_PORT) --backend-store-uri sqlite:///mlflow.db \
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port $(MLFLOW_PORT) --backend-store-uri sqlite:///mlflow.db \
 	    --default-artifact-root ./mlartifacts --workers 1 & server=$$!; trap 'kill $$server' EXIT; \
 	until python -c 'import urllib.request; urllib.request.urlopen("http://127.0.0.1:$(MLFLOW_PORT)/health")' 2>/dev/null; \
 	do kill -0 $$server || exit 1; sleep 1; done; \

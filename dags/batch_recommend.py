@@ -1,14 +1,10 @@
 """Top-K lists for every user, whenever another model is in service."""
 
-from datetime import UTC, datetime, timedelta
-from typing import Any
-
-from airflow.sdk import DAG, Asset, Param
+from airflow.sdk import DAG
+from atspeed_dags.assets import CHAMPION, from_event
 from atspeed_dags.command import CommandOperator
-from atspeed_dags.policy import CPU, GPU, TASK_DEFAULTS, deadline
-from atspeed_dags.presets import dataset_param
-
-CHAMPION = Asset("atspeed_champion", uri="atspeed://models/champion")
+from atspeed_dags.forms import dataset_param, optional_text
+from atspeed_dags.policy import CPU, GPU, dag_options
 
 DOC = """
 ### Lists for every user
@@ -20,59 +16,41 @@ are in `$ATSPEED_HOME/recommendations/DATASET/current/`.
 
 PARAMS = {
     "dataset": dataset_param("Whose users; a run started by a promotion takes the promoted model's."),
-    "version": Param(
-        None,
-        type=["null", "string"],
-        title="Version",
-        description="Version of the registered recommender. Empty: the champion.",
-    ),
+    "version": optional_text("Version", "Version of the registered recommender. Empty: the champion."),
 }
-EVENTS = "{% set events = triggering_asset_events.values() | map('last') | list %}"
-DATASET = EVENTS + "{{ events[-1].extra.dataset if events else params.dataset }}"
+DATASET = from_event("dataset", otherwise="params.dataset")
 FOLDER = "--folder={{ ti.xcom_pull(task_ids='plan_recommendations', key='folder') }}"
 
 
-def build(**options: Any) -> DAG:
-    """The DAG; `dag.test()` wants it without a deadline."""
-    with DAG(
-        "batch_recommend",
-        description="Top-K lists of the champion for every user",
-        schedule=[CHAMPION],
-        start_date=datetime(2016, 1, 1, tzinfo=UTC),
-        catchup=False,
-        max_active_runs=1,
-        dagrun_timeout=timedelta(hours=12),
-        default_args=TASK_DEFAULTS,
-        params=PARAMS,
-        tags=["atspeed", "recommendations"],
-        doc_md=DOC,
-        **options,
-    ) as dag:
-        plan = CommandOperator(
-            task_id="plan_recommendations",
-            module="tasks.recommendations.plan_recommendations",
-            arguments=[f"--dataset={DATASET}", "--version={{ params.version or '' }}"],
-            returns="shards",
-            doc_md="Fetch the champion, cut its users into shards.",
-            **CPU.options(60),
-        )
-        shards = CommandOperator.partial(
-            task_id="recommend_shard",
-            module="tasks.recommendations.recommend_shard",
-            doc_md="Strict lists of one shard's users; a finished shard is left alone.",
-            arguments=[FOLDER],
-            map_index_template="{{ task.mapped[-1] }}",
-            **GPU.options(4 * 60),
-        ).expand(mapped=plan.output.map(lambda shard: [f"--shard={shard}"]))
-        publish = CommandOperator(
-            task_id="publish_recommendations",
-            module="tasks.recommendations.publish_recommendations",
-            arguments=[FOLDER],
-            doc_md="Check that every user is there once, then make this version the current one.",
-            **CPU.options(60),
-        )
-        plan >> shards >> publish
-    return dag
-
-
-dag = build(deadline=deadline(hours=8))
+with DAG(
+    "batch_recommend",
+    description="Top-K lists of the champion for every user",
+    schedule=[CHAMPION],
+    params=PARAMS,
+    doc_md=DOC,
+    **dag_options("recommendations", late_hours=8, max_hours=12),
+) as dag:
+    plan = CommandOperator(
+        task_id="plan_recommendations",
+        module="tasks.recommendations.plan_recommendations",
+        arguments=[f"--dataset={DATASET}", "--version={{ params.version or '' }}"],
+        returns="shards",
+        doc_md="Fetch the champion, cut its users into shards.",
+        **CPU.options(60),
+    )
+    shards = CommandOperator.partial(
+        task_id="recommend_shard",
+        module="tasks.recommendations.recommend_shard",
+        doc_md="Strict lists of one shard's users; a finished shard is left alone.",
+        arguments=[FOLDER],
+        map_index_template="{{ task.mapped[-1] }}",
+        **GPU.options(4 * 60),
+    ).expand(mapped=plan.output.map(lambda shard: [f"--shard={shard}"]))
+    publish = CommandOperator(
+        task_id="publish_recommendations",
+        module="tasks.recommendations.publish_recommendations",
+        arguments=[FOLDER],
+        doc_md="Check that every user is there once, then make this version the current one.",
+        **CPU.options(60),
+    )
+    plan >> shards >> publish

@@ -1,20 +1,19 @@
 """The night: the day's interactions in, every stage of dvc.yaml, a challenger out."""
 
 import os
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, Param, TaskGroup, TriggerRule, task_group
+from airflow.sdk import DAG, CronDataIntervalTimetable, Param, TaskGroup, TriggerRule, task_group
+from atspeed_dags.assets import CHALLENGER
 from atspeed_dags.command import CloseOperator, CommandOperator
-from atspeed_dags.policy import CPU, GPU, LARGE_CPU, TASK_DEFAULTS, Place, deadline
-from atspeed_dags.presets import DEFAULT_METHODS, METHODS, dataset_param
+from atspeed_dags.forms import DEFAULT_METHODS, dataset_param, methods_param, optional_floor, optional_text
+from atspeed_dags.policy import CPU, GPU, LARGE_CPU, Place, dag_options
 
-CHALLENGER = Asset("atspeed_challenger", uri="atspeed://models/challenger")
 CRON = os.environ.get("ATSPEED_CRON") or "0 2 * * *"
 CHECKOUT = "{{ ti.xcom_pull(task_ids='open_run', key='checkout') }}"
 
-# The stages, by the name they have in dvc.yaml, with what each one waits for. tests/dags/test_wiring.py holds these
-# edges against those of dvc.yaml. The last two are mapped over the methods.
+# The stages by their names in dvc.yaml, with what each one waits for; tests/dags/test_nightly_retrain.py compares these
+# edges with those of dvc.yaml.
 STAGES: dict[str, list[str]] = {
     "warm_start": [],
     "prepare_data": [],
@@ -76,22 +75,12 @@ tags a green night `nightly/DATE`, and registers its models as **challenger** in
 
 PARAMS = {
     "dataset": dataset_param("A preset of presets/: where the interactions come from and what changes in params.yaml."),
-    "date": Param(
-        None,
-        type=["null", "string"],
+    "date": optional_text(
+        "Day",
+        "The day whose interactions come in. Empty: the day of the data interval, or yesterday.",
         format="date",
-        title="Day",
-        description="The day whose interactions come in. Empty: the day of the data interval, or yesterday.",
     ),
-    "methods": Param(
-        DEFAULT_METHODS,
-        type="array",
-        items={"type": "string", "enum": METHODS},
-        examples=METHODS,
-        minItems=1,
-        title="Methods",
-        description="Draft alignment methods to train and evaluate.",
-    ),
+    "methods": methods_param(DEFAULT_METHODS, "Draft alignment methods to train and evaluate."),
     "full_retrain": Param(
         False, type="boolean", title="Full retrain", description="Take nothing over from the champion."
     ),
@@ -110,35 +99,24 @@ PARAMS = {
         description="Check the data and say which stages would run; train, commit and register nothing.",
         section="For special runs",
     ),
-    "revision": Param(
-        None,
-        type=["null", "string"],
-        title="Revision",
-        description="Branch, tag or commit of the code. Empty: what the deployment is set to.",
+    "revision": optional_text(
+        "Revision",
+        "Branch, tag or commit of the code. Empty: what the deployment is set to.",
         section="For special runs",
     ),
-    "tolerance": Param(
-        None,
-        type=["null", "number"],
-        minimum=0,
-        title="Gate: tolerance",
-        description="How far Recall and NDCG may lie below the champion's (absolute). Empty: the preset's.",
+    "tolerance": optional_floor(
+        "Gate: tolerance",
+        "How far Recall and NDCG may lie below the champion's (absolute). Empty: the preset's.",
         section="Gate",
     ),
-    "min_accepted_steps": Param(
-        None,
-        type=["null", "number"],
-        minimum=0,
-        title="Gate: fewest accepted steps",
-        description="Floor of AS under strict. Empty: the preset's.",
+    "min_accepted_steps": optional_floor(
+        "Gate: fewest accepted steps",
+        "Floor of AS under strict. Empty: the preset's.",
         section="Gate",
     ),
-    "min_walltime_speedup": Param(
-        None,
-        type=["null", "number"],
-        minimum=0,
-        title="Gate: smallest speedup",
-        description="Floor of WS under strict. Empty: the preset's.",
+    "min_walltime_speedup": optional_floor(
+        "Gate: smallest speedup",
+        "Floor of WS under strict. Empty: the preset's.",
         section="Gate",
     ),
 }
@@ -213,49 +191,37 @@ def wire_stages(opened: CommandOperator, checked: CommandOperator) -> CommandOpe
     return tasks["report"]
 
 
-def build(**options: Any) -> DAG:
-    """The DAG; `dag.test()` wants it without a deadline."""
-    with DAG(
-        "nightly_retrain",
-        description="New interactions -> retrained target and drafts -> a challenger",
-        schedule=CronDataIntervalTimetable(CRON, timezone="UTC"),
-        start_date=datetime(2016, 1, 1, tzinfo=UTC),
-        catchup=False,
-        max_active_runs=1,
-        dagrun_timeout=timedelta(hours=20),
-        default_args=TASK_DEFAULTS,
-        params=PARAMS,
-        tags=["atspeed", "nightly"],
-        doc_md=DOC,
-        **options,
-    ) as dag:
-        opened = opening().as_setup()
-        ingested = command("ingest", "Append the day's interactions, and those of days missed since.", CPU, 60)
-        checked = command("check_interactions", "Volume, schema and drift, before any training time is spent.")
-        opened >> ingested >> checked
-        with TaskGroup("stages", prefix_group_id=False, tooltip="dvc.yaml, one task a stage"):
-            reported = wire_stages(opened, checked)
-        compared = command(
-            "evaluate_champion", "The champion on tonight's test users, for the gate's comparison.", GPU, 2 * 60
-        )
-        committed = command("commit_night", "dvc.lock, params and figures as a commit tagged nightly/DATE.")
-        registered = command(
-            "register_challenger",
-            "Target, draft and recommender into MLflow's registry.",
-            CPU,
-            60,
-            outlets=[CHALLENGER],
-        )
-        closed = command(
-            "close_run",
-            "Send what waits for MLflow, end the parent run, remove the checkout of a green night.",
-            kind=CloseOperator,
-            folder=None,
-            arguments=["--run-id={{ run_id }}"],
-            trigger_rule=TriggerRule.ALL_DONE_SETUP_SUCCESS,
-        ).as_teardown(setups=opened)  # not of the run's state: a closed night that failed has failed
-        reported >> compared >> committed >> registered >> closed
-    return dag
-
-
-dag = build(deadline=deadline(hours=12))
+with DAG(
+    "nightly_retrain",
+    description="New interactions -> retrained target and drafts -> a challenger",
+    schedule=CronDataIntervalTimetable(CRON, timezone="UTC"),
+    params=PARAMS,
+    doc_md=DOC,
+    **dag_options("nightly", late_hours=12, max_hours=20),
+) as dag:
+    opened = opening().as_setup()
+    ingested = command("ingest", "Append the day's interactions, and those of days missed since.", CPU, 60)
+    checked = command("check_interactions", "Volume, schema and drift, before any training time is spent.")
+    opened >> ingested >> checked
+    with TaskGroup("stages", prefix_group_id=False, tooltip="dvc.yaml, one task a stage"):
+        reported = wire_stages(opened, checked)
+    compared = command(
+        "evaluate_champion", "The champion on tonight's test users, for the gate's comparison.", GPU, 2 * 60
+    )
+    committed = command("commit_night", "dvc.lock, params and figures as a commit tagged nightly/DATE.")
+    registered = command(
+        "register_challenger",
+        "Target, draft and recommender into MLflow's registry.",
+        CPU,
+        60,
+        outlets=[CHALLENGER],
+    )
+    closed = command(
+        "close_run",
+        "Send what waits for MLflow, end the parent run, remove the checkout of a green night.",
+        kind=CloseOperator,
+        folder=None,
+        arguments=["--run-id={{ run_id }}"],
+        trigger_rule=TriggerRule.ALL_DONE_SETUP_SUCCESS,
+    ).as_teardown(setups=opened)  # not of the run's state: a closed night that failed has failed
+    reported >> compared >> committed >> registered >> closed

@@ -1,14 +1,10 @@
 """One click back to the champion before."""
 
-from datetime import UTC, datetime, timedelta
-from typing import Any
-
-from airflow.sdk import DAG, Asset
+from airflow.sdk import DAG
+from atspeed_dags.assets import CHAMPION
 from atspeed_dags.command import CommandOperator
-from atspeed_dags.policy import CPU, TASK_DEFAULTS, deadline
-from atspeed_dags.presets import dataset_param
-
-CHAMPION = Asset("atspeed_champion", uri="atspeed://models/champion")
+from atspeed_dags.forms import dataset_param
+from atspeed_dags.policy import CPU, dag_options
 
 DOC = """
 ### Back to the champion before
@@ -24,31 +20,19 @@ PARAMS = {
 }
 
 
-def build(**options: Any) -> DAG:
-    """The DAG; `dag.test()` wants it without a deadline."""
-    with DAG(
-        "rollback",
-        description="Put the previous champion back into service",
-        schedule=None,
-        start_date=datetime(2016, 1, 1, tzinfo=UTC),
-        catchup=False,
-        max_active_runs=1,
-        dagrun_timeout=timedelta(hours=1),
-        default_args=TASK_DEFAULTS,
-        params=PARAMS,
-        tags=["atspeed", "registry"],
-        doc_md=DOC,
-        **options,
-    ) as dag:
-        CommandOperator(
-            task_id="rollback",
-            module="tasks.promotion.rollback",
-            arguments=["--dataset={{ params.dataset }}", "--run-id={{ run_id }}"],
-            doc_md="Swap `champion` and `previous`; a retry of the same run does not swap them again.",
-            outlets=[CHAMPION],
-            **CPU.options(10),
-        )
-    return dag
-
-
-dag = build(deadline=deadline(hours=0.5))
+with DAG(
+    "rollback",
+    description="Put the previous champion back into service",
+    schedule=None,
+    params=PARAMS,
+    doc_md=DOC,
+    **dag_options("registry", late_hours=0.5, max_hours=1),
+) as dag:
+    CommandOperator(
+        task_id="rollback",
+        module="tasks.promotion.rollback",
+        arguments=["--dataset={{ params.dataset }}", "--run-id={{ run_id }}"],
+        doc_md="Swap `champion` and `previous`; a retry of the same run does not swap them again.",
+        outlets=[CHAMPION],
+        **CPU.options(10),
+    )

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference
@@ -57,8 +57,26 @@ TASK_DEFAULTS: dict[str, Any] = {
 }
 
 
-def deadline(hours: float) -> DeadlineAlert:
-    """Alert when a run is not done this long after it was queued."""
+def dag_options(tag: str, *, late_hours: float, max_hours: float) -> dict[str, Any]:
+    """Options of a DAG that follows the policies: one run at a time, none for the past, each of bounded length.
+
+    Args:
+        tag: what the DAG is about.
+        late_hours: an alert is sent when a run is not done this long after it was queued.
+        max_hours: a run that takes longer fails.
+    """
+    return {
+        "start_date": datetime(2016, 1, 1, tzinfo=UTC),
+        "catchup": False,
+        "max_active_runs": 1,
+        "dagrun_timeout": timedelta(hours=max_hours),
+        "deadline": _deadline(late_hours),
+        "default_args": TASK_DEFAULTS,
+        "tags": ["atspeed", tag],
+    }
+
+
+def _deadline(hours: float) -> DeadlineAlert:
     return DeadlineAlert(
         reference=DeadlineReference.DAGRUN_QUEUED_AT,
         interval=timedelta(hours=hours),

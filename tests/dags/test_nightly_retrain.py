@@ -69,6 +69,17 @@ def test_nothing_of_a_night_runs_before_the_data_are_checked(bag: Any) -> None:
         assert {"open_run", "ingest", "check_interactions"} <= dag.get_task(name).get_flat_relative_ids(upstream=True)
 
 
+def test_tasks_that_compute_with_models_are_on_the_gpu(bag: Any) -> None:
+    assert {task.task_id for task in bag.dags["nightly_retrain"].tasks if task.queue == "gpu"} == {
+        "finetune_target",
+        "cache_topk",
+        "evaluate_target",
+        "align_draft",
+        "evaluate",
+        "evaluate_champion",
+    }
+
+
 def test_a_night_that_failed_is_red_though_it_was_closed(bag: Any) -> None:
     """A teardown that may fail the run would be its only leaf, and its success that of the run."""
     closing = bag.dags["nightly_retrain"].get_task("close_run")
