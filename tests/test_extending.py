@@ -22,6 +22,7 @@ ROW = re.compile(r"^\| an? ([\w ]+?) \| (\d+) \|", re.MULTILINE)
 # Tests that would notice a list in which the addition is missing, besides those of dvc.yaml's wiring.
 LISTS = {
     "DAG": ("tests/dags/test_policies.py",),
+    "alignment method": ("tests/test_methods.py",),
     "setting": ("tests/settings/test_one_place.py::test_every_value_stands_in_one_place",),
     "verification": ("tests/test_verifications.py",),
     "data source": (

@@ -12,34 +12,17 @@ from atspeed_core.methods import METHODS
 from atspeed_core.models.building import load_base_draft, save_model
 from atspeed_core.models.tokenizer import build_tokenizer
 from atspeed_core.training import alignment_batch, loop
-from atspeed_core.training.alignment_batch import AlignmentData, aligned_batch
+from atspeed_core.training.alignment_batch import aligned_batch
 from atspeed_core.training.prefix_trees import prefix_tree
-from atspeed_core.training.topk_cache import Context, TopkCache, choose_contexts, write_index, write_shards
-from tests.complete_params import AlignDraft, Architecture
-from tests.tiny_models import make_catalog, make_model, make_recommender
-
-CODES = [(a, b, c) for a in range(4) for b in range(3) for c in range(2)]
-SEQUENCES = [[str((7 * u + i * i) % 24) for i in range(4 + u)] for u in range(9)]
-SHAPE = Architecture(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32)
+from atspeed_core.training.topk_cache import Context, TopkCache
+from tests.complete_params import AlignDraft
+from tests.tiny_alignment import SEQUENCES, make_alignment_data, make_draft, make_settings
+from tests.tiny_models import make_model
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    recommender = make_recommender(make_catalog(CODES), tmp_path_factory.mktemp("models"))
-    folder = tmp_path_factory.mktemp("cache")
-    contexts = choose_contexts([len(s) for s in SEQUENCES], 3, seed=0)
-    contexts += [Context(user, len(items), (user, user + 1)) for user, items in enumerate(SEQUENCES)]
-    items = recommender.catalog.items
-    histories = [SEQUENCES[c.user][: c.position] + [items[place] for place in c.rollout] for c in contexts]
-    models = (recommender.target, recommender.encoder, recommender.trie)
-    index = write_shards(folder, contexts, histories, *models, top_k=4, batch_size=8, contexts_per_shard=16)
-    write_index(folder, index)
-    sequences = [recommender.catalog.positions_of(s) for s in SEQUENCES]
-    return AlignmentData(sequences, TopkCache(folder), recommender.encoder, recommender.trie, recommender.target)
-
-
-def settings(**changes) -> AlignDraft:
-    return AlignDraft(architecture=SHAPE, **({"num_updates": 10, "batch_size": 4, "learning_rate": 1e-2} | changes))
+    return make_alignment_data(tmp_path_factory.mktemp("alignment"))
 
 
 def test_a_base_model_learns_as_a_draft(data, tmp_path):
@@ -69,26 +52,21 @@ def test_a_rollout_is_asked_about_after_the_whole_history(data):
 def test_what_aligns_on_items_that_came_next_sees_no_rollout(data, monkeypatch, method, changes, seen):
     batches, batch = [], TopkCache.batch
     monkeypatch.setattr(TopkCache, "batch", lambda *args: batches.append(batch(*args)) or batches[-1])
-    align(new_draft(data), data, METHODS.get(method), settings(num_updates=20, **changes))
+    align(make_draft(data), data, METHODS.get(method), make_settings(num_updates=20, **changes))
     contexts = {context for cached in batches for context in cached.contexts}
     assert any(not context.observed for context in contexts) == seen
     assert len([context for context in contexts if context.observed]) == data.cache.index.num_observed
 
 
-def new_draft(data) -> CodeModel:
-    tokenizer = build_tokenizer(data.encoder.catalog.code_tokens)
-    return CodeModel(make_model(tokenizer, seed=5), data.encoder.code_ids)
-
-
 def trained(data, method, **changes):
-    draft = new_draft(data)
-    curves = align(draft, data, METHODS.get(method), settings(**changes))
+    draft = make_draft(data)
+    curves = align(draft, data, METHODS.get(method), make_settings(**changes))
     return draft.model.state_dict(), curves
 
 
 @pytest.mark.parametrize("own_beams", [False, True])
 def test_distributions_are_those_of_the_models_along_the_same_prefixes(data, own_beams):
-    draft = new_draft(data)
+    draft = make_draft(data)
     cached = data.cache.batch(np.arange(4), data.trie)
     aligned = aligned_batch(draft, data, cached, source="own_beams" if own_beams else "top_k")
     draft.model.eval()
@@ -123,11 +101,11 @@ LANGUAGE_MODELS = ("wordkd", "tvdkd", "seqkd", "atspeed_s", "atspeed_r", "prefix
 def test_training_lowers_the_loss_of_the_method_on_all_its_contexts(data, name):
     method, asked = (
         METHODS.get(name),
-        settings(num_updates=60, beta=0.0, alpha=1.0, prefix_containment={"nodes": [2, 4]}),
+        make_settings(num_updates=60, beta=0.0, alpha=1.0, prefix_containment={"nodes": [2, 4]}),
     )
     size = len(data.cache) if method.learns_from_rollouts(asked) else data.cache.index.num_observed
     everything = data.cache.batch(np.arange(size), data.trie)
-    draft = new_draft(data)
+    draft = make_draft(data)
 
     def loss() -> dict[str, float]:
         terms = alignment_terms(draft, data, method, asked, everything, 0)
@@ -169,8 +147,8 @@ class Stopped(Exception):
 
 
 def test_a_stopped_run_resumes_and_ends_with_the_same_weights(data, tmp_path, monkeypatch):
-    whole = new_draft(data)
-    curves = align(whole, data, METHODS.get("atspeed_s"), settings())
+    whole = make_draft(data)
+    curves = align(whole, data, METHODS.get("atspeed_s"), make_settings())
     update, losses = loop._update, []
 
     def stop_at_seven(model, optimizer, loss, learning_rate):
@@ -182,10 +160,10 @@ def test_a_stopped_run_resumes_and_ends_with_the_same_weights(data, tmp_path, mo
     checkpoint = tmp_path / "state.pt"
     monkeypatch.setattr(loop, "_update", stop_at_seven)
     with pytest.raises(Stopped):
-        align(new_draft(data), data, METHODS.get("atspeed_s"), settings(), checkpoint=checkpoint)
+        align(make_draft(data), data, METHODS.get("atspeed_s"), make_settings(), checkpoint=checkpoint)
     monkeypatch.setattr(loop, "_update", update)
-    resumed = new_draft(data)
-    again = align(resumed, data, METHODS.get("atspeed_s"), settings(), checkpoint=checkpoint)
+    resumed = make_draft(data)
+    again = align(resumed, data, METHODS.get("atspeed_s"), make_settings(), checkpoint=checkpoint)
     assert again.rows == curves.rows
     for name, value in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], value)
@@ -193,7 +171,7 @@ def test_a_stopped_run_resumes_and_ends_with_the_same_weights(data, tmp_path, mo
 
 @pytest.mark.parametrize(("share", "turns"), [(0.0, 0), (0.25, 5), (0.5, 10), (1.0, 20)])
 def test_own_beams_take_their_share_of_turns(share, turns):
-    asked = settings(**{"lambda": share})
+    asked = make_settings(**{"lambda": share})
     assert [METHODS.get("atspeed_s").sequences(asked, step) for step in range(20)].count("own_beams") == turns
 
 
@@ -214,7 +192,7 @@ def path_of(data, leaf) -> list[int]:
 
 @pytest.mark.parametrize("constrained", [True, False])
 def test_the_ground_truth_path_is_that_of_the_next_item_and_both_models_speak_along_it(data, constrained):
-    draft, cached = new_draft(data), data.cache.batch(np.arange(5), data.trie)
+    draft, cached = make_draft(data), data.cache.batch(np.arange(5), data.trie)
     aligned = aligned_batch(draft, data, cached, source="ground_truth", constrained=constrained)
     catalog = data.encoder.catalog
     assert aligned.weights.tolist() == [[pytest.approx(1 / 3)] * 3] * 5
@@ -234,7 +212,7 @@ def test_the_ground_truth_path_is_that_of_the_next_item_and_both_models_speak_al
 @pytest.mark.parametrize("constrained", [True, False])
 def test_the_kth_log_prob_is_that_of_the_target_s_kth_sequence(data, source, constrained):
     cached = data.cache.batch(np.arange(3), data.trie)
-    aligned = aligned_batch(new_draft(data), data, cached, source=source, constrained=constrained)
+    aligned = aligned_batch(make_draft(data), data, cached, source=source, constrained=constrained)
     catalog = data.encoder.catalog
     for row, context in enumerate(cached.contexts):
         kth = path_of(data, int(cached.leaves[row, -1]))
@@ -254,12 +232,12 @@ def tree_nodes(data, cached, source) -> torch.Tensor:
     if source == "ground_truth":
         return prefix_tree(data.next_leaves(cached.contexts), data.trie).nodes
     prompts, mask = data.prompts(cached.contexts)
-    return prefix_tree(alignment_batch._own_beams(new_draft(data), data.trie, prompts, mask, 4), data.trie).nodes
+    return prefix_tree(alignment_batch._own_beams(make_draft(data), data.trie, prompts, mask, 4), data.trie).nodes
 
 
 @pytest.mark.parametrize("constrained", [True, False])
 def test_what_the_draft_says_of_the_target_s_sequences_level_by_level(data, constrained):
-    draft, cached = new_draft(data), data.cache.batch(np.arange(3), data.trie)
+    draft, cached = make_draft(data), data.cache.batch(np.arange(3), data.trie)
     aligned = aligned_batch(draft, data, cached, source="top_k", constrained=constrained)
     catalog, taken = data.encoder.catalog, aligned.log_q_taken.detach()
     for row, context in enumerate(cached.contexts):
@@ -285,7 +263,7 @@ def test_the_switches_change_what_they_say(data):
 
 
 def test_sequences_come_from_where_the_method_takes_them():
-    half, truth = settings(**{"lambda": 0.5}), settings(sequences="ground_truth", **{"lambda": 0.0})
+    half, truth = make_settings(**{"lambda": 0.5}), make_settings(sequences="ground_truth", **{"lambda": 0.0})
 
     def along(name, asked, step):
         return METHODS.get(name).sequences(asked, step)

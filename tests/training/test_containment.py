@@ -13,8 +13,14 @@ from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.models.tokenizer import build_tokenizer
 from atspeed_core.training.containment import containment
 from tests.complete_params import PrefixContainment
+from tests.tiny_alignment import make_alignment_data
 from tests.tiny_models import make_model
-from tests.training.test_alignment import data, path_of, plain_distribution  # noqa: F401
+from tests.training.test_alignment import path_of, plain_distribution
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_alignment_data(tmp_path_factory.mktemp("alignment"))
 
 
 def drafted(draft, trie, prompts, mask, most) -> list[set[int]]:
@@ -27,7 +33,7 @@ def drafted(draft, trie, prompts, mask, most) -> list[set[int]]:
 @pytest.mark.parametrize("most", [[2, 4], [2, 12], [4, 4], [3, 6]])
 @pytest.mark.parametrize("seed", [5, 6, 7])
 @torch.no_grad()
-def test_contained_says_whether_drafting_proposes_all_prefixes_of_the_target_s_sequences(data, most, seed):  # noqa: F811
+def test_contained_says_whether_drafting_proposes_all_prefixes_of_the_target_s_sequences(data, most, seed):
     draft = CodeModel(make_model(build_tokenizer(data.encoder.catalog.code_tokens), seed=seed), data.encoder.code_ids)
     found, expected = [], []
     for number in range(12):
@@ -40,7 +46,7 @@ def test_contained_says_whether_drafting_proposes_all_prefixes_of_the_target_s_s
     assert found == expected
 
 
-def test_the_loss_is_the_divergence_along_each_prefix_weighted_by_how_it_stands(data):  # noqa: F811
+def test_the_loss_is_the_divergence_along_each_prefix_weighted_by_how_it_stands(data):
     """By a loop over prefixes: scores and divergences of each from an ordinary forward pass."""
     draft = CodeModel(make_model(build_tokenizer(data.encoder.catalog.code_tokens), seed=5), data.encoder.code_ids)
     for number, most in ((0, [2, 4]), (3, [3, 6]), (5, [4, 12])):
@@ -82,7 +88,7 @@ def test_the_loss_is_the_divergence_along_each_prefix_weighted_by_how_it_stands(
 
 
 @torch.no_grad()
-def test_with_room_for_every_node_all_are_contained(data):  # noqa: F811
+def test_with_room_for_every_node_all_are_contained(data):
     draft = CodeModel(make_model(build_tokenizer(data.encoder.catalog.code_tokens), seed=5), data.encoder.code_ids)
     cached = data.cache.batch(np.arange(6), data.trie)
     prompts = data.prompts(cached.contexts)

@@ -12,9 +12,14 @@ from atspeed_core.models.one_shot import OneShotDraft
 from atspeed_core.training import loop
 from atspeed_core.training.distillation import distillation
 from tests.complete_params import AlignDraft, OneShot
-from tests.training.test_alignment import SHAPE, data  # noqa: F401
+from tests.tiny_alignment import SHAPE, make_alignment_data
 
 METHOD = METHODS.get("one_shot")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_alignment_data(tmp_path_factory.mktemp("alignment"))
 
 
 def settings(num_updates: int) -> AlignDraft:
@@ -22,12 +27,12 @@ def settings(num_updates: int) -> AlignDraft:
     return AlignDraft(architecture=SHAPE, one_shot=plan)
 
 
-def new_draft(data, num_updates: int = 1) -> OneShotDraft:  # noqa: F811
+def new_draft(data, num_updates: int = 1) -> OneShotDraft:
     return OneShotDraft(settings(num_updates).one_shot, data.encoder.catalog, max_history=20, seed=0)
 
 
 @torch.no_grad()
-def test_a_draft_that_says_what_the_target_says_has_no_loss(data):  # noqa: F811
+def test_a_draft_that_says_what_the_target_says_has_no_loss(data):
     cached, draft = data.cache.batch(np.arange(5), data.trie), new_draft(data)
     scores = draft(torch.arange(5).unsqueeze(1))
     assert float(distillation(draft, scores, cached, data.trie)) > 0.1
@@ -39,7 +44,7 @@ def test_a_draft_that_says_what_the_target_says_has_no_loss(data):  # noqa: F811
     assert float(distillation(draft, scores, replace(cached, log_p=own), data.trie)) == pytest.approx(0, abs=1e-5)
 
 
-def test_training_teaches_the_target_s_distributions(data):  # noqa: F811
+def test_training_teaches_the_target_s_distributions(data):
     draft, everything = new_draft(data), data.cache.batch(np.arange(len(data.cache)), data.trie)
 
     def loss() -> float:
@@ -54,7 +59,7 @@ def test_training_teaches_the_target_s_distributions(data):  # noqa: F811
     assert {name for _, name, _ in curves.rows} == {"loss", "alignment_loss"}
 
 
-def test_a_stopped_training_ends_with_the_same_weights(data, tmp_path, monkeypatch):  # noqa: F811
+def test_a_stopped_training_ends_with_the_same_weights(data, tmp_path, monkeypatch):
     whole = new_draft(data)
     align(whole, data, METHOD, settings(10))
 
