@@ -38,7 +38,10 @@ CHECKOUTS = Path("paper")
 TABLES = RESULTS / "paper"
 LOCK = Path("dvc.lock")
 IDENTIFIERS = "data/raw/atspeed-beauty/beauty.LCRec-1e-3lr.json"
-AS_PUBLISHED: Json = {"cache_topk": {"rollouts_per_user": 0}, "evaluate": {"published_users": None}}
+AS_PUBLISHED: Json = {
+    "cache_topk": {"rollouts_per_user": 0},
+    "evaluate": {"published_users": None, "lossy_users": None},
+}
 # As the authors published it: identifiers, of which some belong to several items; lists that may hold the user's items.
 RELEASED: dict[str, Json] = {
     "beauty-release": {

@@ -10,6 +10,7 @@ S = TypeVar("S", bound=Section)
 VALUES: dict[str, Any] = {
     "threads": "auto",
     **FORMER_DEFAULTS,
+    "evaluate": FORMER_DEFAULTS["evaluate"] | {"lossy_users": None},
     "finetune_target": FORMER_DEFAULTS["finetune_target"] | {"validation_users": None},
 }
 

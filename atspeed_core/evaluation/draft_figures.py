@@ -49,7 +49,7 @@ class DraftEvaluation:
     Attributes:
         result: the content of results/METHOD.json without the method's name.
         plan: how to decode with this draft on this device.
-        per_user: one row per test user, verification and K (see `measure.per_user_figures`).
+        per_user: one row per test user measured, verification and K (see `measure.per_user_figures`).
     """
 
     result: Json
@@ -122,18 +122,21 @@ def figures_of_lists(
     `recommender` has no plan: it drafts as many nodes on every device, so that accepted steps and calls can be
     compared.
     Lists are compared with the reference, or with the target's own samples of the same seed where the verification
-    samples exactly.
+    samples exactly. Lists that need not be the target's own are measured on `lossy_users` of the users.
     """
     figures: dict[str, dict[str, Json]] = {name: {} for name in settings.verifications}
     frames = []
     options = {"samples": settings.bootstrap_samples, "seed": settings.seed}
+    all_users = list(range(len(test.examples)))
+    some_users = choose_users(len(test.examples), settings.lossy_users or len(test.examples), settings.seed)
     for k in track(settings.ks, "lists at each K"):
         for name in settings.verifications:
-            verification, wanted = VERIFICATIONS.get(name), test.reference[k]
-            lists = lists_at(recommender, test.examples, k, name, settings)
-            if verification.compared_with == "target_samples":
-                wanted = lists_at(recommender.without_speculation(), test.examples, k, name, settings)
-            frames.append(per_user_figures(test.examples, lists, wanted, k, name))
+            users = all_users if VERIFICATIONS.get(name).lossless else some_users
+            examples, wanted = [test.examples[user] for user in users], test.reference[k].iloc[users]
+            lists = lists_at(recommender, examples, k, name, settings)
+            if VERIFICATIONS.get(name).compared_with == "target_samples":
+                wanted = lists_at(recommender.without_speculation(), examples, k, name, settings)
+            frames.append(per_user_figures(examples, lists, wanted, k, name))
             figures[name][str(k)] = list_figures(frames[-1], lists, wanted, **options)
         in_rounds = [name for name in settings.verifications if VERIFICATIONS.get(name).also_as_published]
         if in_rounds and recommender.drafts_in_rounds:

@@ -46,9 +46,10 @@ def per_user_figures(
 def list_figures(
     per_user: pd.DataFrame, lists: pd.DataFrame, reference: pd.DataFrame, *, samples: int, seed: int
 ) -> dict[str, Any]:
-    """Means over all test users with their 95% intervals, and how far the lists are from the reference."""
+    """Means over the users with their 95% intervals, how many users, and how far the lists are from the reference."""
     return {
         **mean_figures(per_user, MEANS, samples=samples, seed=seed),
+        "users": len(per_user),
         "identical_lists": float(per_user["identical"].mean()),
         "identical_sets": float(np.mean(same_sets(lists["items"], reference["items"]))),
         "largest_swap_gap": largest_swap_gap(lists, reference),

@@ -57,7 +57,7 @@ def speed_table(metrics: Json) -> TextTable:
         "exact_sampling to the target's own draws. "
         f"Times: {timing['users']} users x {timing['repetitions']} on {describe_device(metrics['device'])}, load "
         f"average {_load(timing)}; "
-        f"the rest: all {all_users} test users; [95% interval]."
+        f"the rest: all {all_users} test users{_fewer_users(metrics)}; [95% interval]."
     )
     return TextTable("How fast, and the same lists?", note, columns, rows)
 
@@ -142,6 +142,18 @@ def _speed_cells(figures: Json) -> list[str]:
         f"{figures['latency_ms_p50']:.1f}",
         f"{figures['latency_ms_p95']:.1f}",
     ]
+
+
+def _fewer_users(metrics: Json) -> str:
+    """The verifications that were measured on fewer users than all."""
+    users = {
+        name: figures["users"]
+        for by_name in metrics["methods"].values()
+        for name, by_k in by_name.items()
+        for figures in by_k.values()
+        if figures.get("users", metrics["num_test_users"]) < metrics["num_test_users"]
+    }
+    return "".join(f", of {name} {count}" for name, count in users.items())
 
 
 def _load(timing: Json) -> str:

@@ -59,6 +59,7 @@ class Evaluate(Section):
         draft_beams: N of the published scheme, nodes drafted per level in every round.
         draft_steps: gamma of the published scheme, levels drafted in every round.
         published_users: test users of AS by the published scheme; null: all.
+        lossy_users: test users of verifications whose lists need not be the target's own; null: all.
         tree_attention: the target scores all drafted beams in one sequence; false: each in a row of its own.
     """
 
@@ -67,6 +68,7 @@ class Evaluate(Section):
     draft_beams: Positive
     draft_steps: Positive
     published_users: Positive | None
+    lossy_users: Positive | None
     tree_attention: bool
     exclude_history: bool
     plan: PlanDecoding

@@ -189,6 +189,14 @@ def test_the_load_of_the_machine_is_on_record(project: Path) -> None:
     assert (timing["users"], timing["repetitions"]) == (2, 3)
 
 
+def test_lossy_lists_are_those_of_fewer_users(project: Path) -> None:
+    evaluate_target.evaluate(make_params())
+    found = evaluate.evaluate("sft", make_params(lossy_users=2))["verifications"]
+    assert {name: by_k["1"]["users"] for name, by_k in found.items()} == {"strict": 4, "relaxed": 2}
+    per_user = pd.read_parquet(project / "results/per_user/sft.parquet")
+    assert per_user.groupby("verification")["user_id"].nunique().to_dict() == {"strict": 4, "relaxed": 2}
+
+
 def test_times_of_other_users_are_refused(project: Path) -> None:
     evaluate_target.evaluate(make_params(timing_users=2))
     with pytest.raises(UserError, match=r"times.parquet: other users or K than this evaluation has"):

@@ -230,9 +230,12 @@ def test_ratios_that_mean_nothing_are_words() -> None:
     strict = content["verifications"]["strict"]
     unspeculated = {"speculated": False, "walltime_speedup": 1.0, "walltime_speedup_interval": [1.0, 1.0]}
     disturbed = {"walltime_speedup": 6.1, "walltime_speedup_interval": [3.6, 11.9]}
+    relaxed = {k: figures | {"users": 7} for k, figures in content["verifications"]["relaxed"].items()}
     content["verifications"] = {"strict": {"5": strict["5"] | unspeculated, "10": strict["10"] | disturbed}}
+    content["verifications"]["relaxed"] = relaxed
     write("results/sft.json", content)
     report.write_report(PARAMS)
+    assert "the rest: all 20 test users, of relaxed 7;" in Path("results/summary.md").read_text()
     rows = [line for line in Path("results/summary.md").read_text().splitlines() if line.startswith("| sft | strict")]
     assert ["| nothing speculated | 2.00 [1.90, 2.10] | - |" in row for row in rows] == [True, False]
     assert ["| too noisy | 2.00 [1.90, 2.10] | - |" in row for row in rows] == [False, True]
