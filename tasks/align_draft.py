@@ -17,7 +17,8 @@ from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.methods import METHODS, Method
 from atspeed_core.models import one_shot
 from atspeed_core.models.building import build_model, load_base_draft, load_instruction, save_model
-from atspeed_core.models.champion import SCRATCH, Start, build_from, choose_start
+from atspeed_core.models.champion import SCRATCH, Start, choose_start
+from atspeed_core.models.inherited import build_from
 from atspeed_core.models.prompts import PromptEncoder
 from atspeed_core.models.retrieval import RetrievalDraft, save_retrieval
 from atspeed_core.settings import AlignDraft, Params

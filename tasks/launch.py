@@ -20,7 +20,7 @@ def torchrun(num_processes: int | Literal["auto"], environment: Mapping[str, str
     """The start of the command line; module and arguments follow.
 
     Args:
-        num_processes: per node; "auto": one per GPU, one where there is none.
+        num_processes: per node, see `processes`.
         environment: of the job.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes(num_processes))]
@@ -41,9 +41,10 @@ def num_nodes(environment: Mapping[str, str] = os.environ) -> int:
 
 
 def processes(num_processes: int | Literal["auto"]) -> int:
-    """Number of processes per node."""
-    if num_processes != "auto":
-        return num_processes
+    """Number of processes per node: at most one per GPU where there is any; "auto": one per GPU, else one."""
+    if num_processes == 1:
+        return 1
     import torch
 
-    return max(1, torch.cuda.device_count())
+    gpus = torch.cuda.device_count()
+    return max(1, gpus) if num_processes == "auto" else min(num_processes, gpus or num_processes)

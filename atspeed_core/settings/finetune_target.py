@@ -21,7 +21,8 @@ class DeepSpeed(Section):
     """How DeepSpeed is launched (through torchrun).
 
     Attributes:
-        num_processes: per node; "auto": one per GPU. The number of nodes is the job's (tasks/launch.py).
+        num_processes: per node, at most one per GPU where there is any; "auto": one per GPU. The number of nodes is
+            the job's (tasks/launch.py).
         micro_batch_size: windows that a process computes at a time, gradients of a batch being summed up: less memory
             for the same updates. null: its whole share of the batch.
     """

@@ -31,7 +31,7 @@ from atspeed_core.decoding.search import beam_search
 from atspeed_core.files import read_json, write_json
 from atspeed_core.identifiers.catalog import Catalog, load_code_vectors
 from atspeed_core.models.building import add_dropout, build_model, load_base, save_model, start_from_codebooks
-from atspeed_core.models.champion import build_from
+from atspeed_core.models.inherited import build_from
 from atspeed_core.models.lora import merged, with_lora
 from atspeed_core.models.prompts import PromptEncoder
 from atspeed_core.models.tokenizer import build_tokenizer, code_token_ids

@@ -11,7 +11,8 @@ from atspeed_core.errors import UserError
 from atspeed_core.files import write_json
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models.building import build_model, load_model, save_model
-from atspeed_core.models.champion import build_from, choose_start, read_origin
+from atspeed_core.models.champion import choose_start, read_origin
+from atspeed_core.models.inherited import build_from
 from atspeed_core.models.tokenizer import build_tokenizer, code_token_ids
 from tests.complete_params import Architecture
 from tests.tiny_models import make_catalog

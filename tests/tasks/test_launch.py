@@ -41,11 +41,11 @@ def test_nodes_of_a_job() -> None:
     assert num_nodes({"PET_NNODES": "2:8", "SLURM_JOB_NUM_NODES": "4"}) == 8
 
 
-def test_auto_is_one_process_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    assert torchrun("auto", {})[4] == "4"
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert torchrun("auto", {})[4] == "1"
+@pytest.mark.parametrize(("gpus", "auto", "two"), [(4, "4", "2"), (1, "1", "1"), (0, "1", "2")])
+def test_no_gpu_gets_two_processes(gpus: int, auto: str, two: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert torchrun("auto", {})[4] == auto
+    assert torchrun(2, {})[4] == two
 
 
 def test_two_nodes_of_a_job_compute_together(tmp_path: Path) -> None:
