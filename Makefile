@@ -1,4 +1,4 @@
-# `make run` and `make test` work from a clean clone. Nothing outside this folder is changed.
+# `make run` and `make test` work from a clean clone and change nothing outside this folder.
 
 SHELL := /bin/bash
 LOCK_HASH := $(shell cksum < requirements.lock | tr ' ' -)
@@ -16,9 +16,9 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 help: ## Show the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
-setup: $(INSTALLED) ## Make .venv from requirements.lock; does nothing while the lock stays the same
+setup: $(INSTALLED) ## Create .venv from requirements.lock; does nothing while the lock stays the same
 
-# The mark comes last, so a broken-off installation starts anew. Should make be killed, pip ends with it
+# The mark is written last, so an interrupted installation starts again. If make is killed, pip ends with it
 # (prctl 1 = PR_SET_PDEATHSIG) and cannot write into what the next `make setup` builds.
 $(INSTALLED): requirements.lock
 	@rm -rf .venv
@@ -33,16 +33,16 @@ $(INSTALLED): requirements.lock
 run: setup ## Run the pipeline and print its table; only what is out of date runs
 	@exec python -m tasks.pipeline
 
-bench: setup ## Measure decoding side by side, after make run (QUICK=1: three minutes; ARGS=--help: what to measure)
+bench: setup ## Compare ways of decoding, after make run (QUICK=1: three minutes; ARGS=--help: what to measure)
 	@python -m tasks.bench $(if $(QUICK),--quick) $(ARGS)
 	@$(if $(filter --help,$(ARGS)),:,exec python -m tasks.bench_catalog $(if $(QUICK),--quick))
 
-paper: setup ## Every method on a data set, our table beside the paper's (DATASET=beauty; ARGS=--help: ablations, sweeps)
+paper: setup ## Run every method on a data set, print our table and the paper's (DATASET=beauty; ARGS=--help: ablations, sweeps)
 	@exec python -m tasks.paper $(DATASET) $(ARGS)
 
-# A file's tests share what takes long to make, so a file goes to one worker, the long files first (tests/conftest.py);
-# each worker computes with one thread.
-test: setup ## Run the tests (WORKERS=n: how many at a time)
+# The tests of a file share what is slow to set up, so one worker runs the whole file, the long files first
+# (tests/conftest.py); each worker computes with one thread.
+test: setup ## Run the tests (WORKERS=n: how many at the same time)
 	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
 	  python -m pytest --numprocesses $${WORKERS:-auto} --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
@@ -52,16 +52,16 @@ test-pipeline: setup ## Run the whole pipeline through DVC and MLflow, killed in
 test-exactness: setup ## Compare strict lists with those of generate on thousands of random cases
 	@HF_HUB_OFFLINE=1 ATSPEED_EXAMPLES=$${CASES:-500} python -m pytest --timeout 1800 tests/decoding/test_search.py
 
-test-services: setup ## Run nights through a real Airflow, MLflow and PostgreSQL, started for the purpose
+test-services: setup ## Run nights through a real Airflow, MLflow and PostgreSQL, which it starts itself
 	@HF_HUB_OFFLINE=1 python -m pytest -x -m services tests/integration
 
-lint: setup ## Check style, formatting, types and the one-way imports
+lint: setup ## Check style, formatting, types and the directions of imports
 	@ruff check
 	@ruff format --check
 	@mypy
 	@lint-imports
 
-format: setup ## Put the code into its format
+format: setup ## Format the code
 	@ruff check --fix
 	@ruff format
 
@@ -75,13 +75,13 @@ mlflow: setup ## Show the runs in a browser, on this machine only
 airflow: setup ## Start PostgreSQL, MLflow and Airflow on this machine only; print address and login (ARGS=--help)
 	@exec python -m local_services $(ARGS)
 
-rollback: setup ## Put the previous champion back into service (DATASET=name; MLFLOW_TRACKING_URI says where)
+rollback: setup ## Put the previous champion back into service (DATASET=name; MLFLOW_TRACKING_URI: the server)
 	@python -m tasks.promotion.rollback --dataset "$${DATASET:-ml-latest-small-2016}"
 
-mlflow-send: setup ## Send what waits in outbox/ to MLflow
+mlflow-send: setup ## Send the records in outbox/ to MLflow
 	@python -m tasks.send_mlflow
 
-lock: ## Resolve all requirements*.in together, anew, into requirements.lock
+lock: ## Resolve all requirements*.in together into a new requirements.lock
 	@rm -rf .lock-venv && python3 -m venv .lock-venv
 	@.lock-venv/bin/python -m pip install --no-input $(addprefix -r ,$(wildcard requirements*.in))
 	@set -o pipefail; { echo '# Made by `make lock` from the files requirements*.in.'; \

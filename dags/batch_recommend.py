@@ -1,4 +1,4 @@
-"""Top-K lists for every user, whenever another model is in service."""
+"""Top-K lists for every user, whenever another model goes into service."""
 
 from airflow.sdk import DAG
 from atspeed_dags.assets import CHAMPION, from_event
@@ -9,9 +9,9 @@ from atspeed_dags.policy import CPU, GPU, dag_options
 DOC = """
 ### Lists for every user
 
-Runs when `promote` or `rollback` has put another model into service. Strict speculative decoding, one mapped task a
-shard of users; a shard that is done is not computed again, so clearing a failed run goes on where it stopped. The lists
-are in `$ATSPEED_HOME/recommendations/DATASET/current/`.
+Runs when `promote` or `rollback` has put another model into service. Strict speculative decoding, one mapped task per
+shard of users. A finished shard is not computed again, so a failed run that is cleared resumes where it stopped. The
+lists are in `$ATSPEED_HOME/recommendations/DATASET/current/`.
 """
 
 PARAMS = {
@@ -35,13 +35,13 @@ with DAG(
         module="tasks.recommendations.plan_recommendations",
         arguments=[f"--dataset={DATASET}", "--version={{ params.version or '' }}"],
         returns="shards",
-        doc_md="Fetch the champion, cut its users into shards.",
+        doc_md="Fetch the champion and divide its users into shards.",
         **CPU.options(60),
     )
     shards = CommandOperator.partial(
         task_id="recommend_shard",
         module="tasks.recommendations.recommend_shard",
-        doc_md="Strict lists of one shard's users; a finished shard is left alone.",
+        doc_md="Compute strict lists for one shard's users; a finished shard is skipped.",
         arguments=[FOLDER],
         map_index_template="{{ task.mapped[-1] }}",
         **GPU.options(4 * 60),
@@ -50,7 +50,7 @@ with DAG(
         task_id="publish_recommendations",
         module="tasks.recommendations.publish_recommendations",
         arguments=[FOLDER],
-        doc_md="Check that every user is there once, then make this version the current one.",
+        doc_md="Check that every user occurs once, then make this version the current one.",
         **CPU.options(60),
     )
     plan >> shards >> publish

@@ -1,4 +1,4 @@
-"""Methods times settings, side by side under one MLflow run."""
+"""Experiments: every chosen method with every change of settings, below one MLflow run."""
 
 from airflow.sdk import DAG, Param, TriggerRule
 from atspeed_dags.command import CommandOperator
@@ -31,7 +31,7 @@ PARAMS = {
 
 with DAG(
     "experiment_sweep",
-    description="Methods x settings, one MLflow parent",
+    description="Methods x settings below one MLflow run",
     schedule=None,
     params=PARAMS,
     doc_md=DOC,
@@ -48,13 +48,13 @@ with DAG(
             "--revision={{ params.revision or '' }}",
         ],
         returns="experiments",
-        doc_md="Check every change of settings, open the parent run.",
+        doc_md="Check every change of settings and open the parent run.",
         **CPU.options(30),
     )
     experiments = CommandOperator.partial(
         task_id="run_experiment",
         module="tasks.sweep.run_experiment",
-        doc_md="One method with one change of settings, the whole pipeline.",
+        doc_md="Run the whole pipeline for one method with one change of settings.",
         arguments=["--run-id={{ run_id }}"],
         map_index_template="{{ task.mapped[-1] }}",
         **GPU.options(12 * 60),
@@ -63,7 +63,7 @@ with DAG(
         task_id="close_sweep",
         module="tasks.sweep.close_sweep",
         arguments=["--run-id={{ run_id }}"],
-        doc_md="The table that compares the experiments; those that failed are named in it.",
+        doc_md="Write the table that compares the experiments; it names those that failed.",
         trigger_rule=TriggerRule.ALL_DONE,
         **CPU.options(30),
     )

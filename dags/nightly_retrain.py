@@ -1,4 +1,4 @@
-"""The night: the day's interactions in, every stage of dvc.yaml, a challenger out."""
+"""The night: takes in a day's interactions, runs every stage of dvc.yaml and registers a challenger."""
 
 import os
 from typing import Any
@@ -34,7 +34,7 @@ STAGES: dict[str, list[str]] = {
 }
 MAPPED = ("align_draft", "evaluate")
 
-# Where each stage runs and the minutes it may take.
+# Where each stage runs, and for how many minutes at most.
 PLACES: dict[str, tuple[Place, float]] = {
     "warm_start": (CPU, 30),
     "prepare_data": (LARGE_CPU, 120),
@@ -49,10 +49,10 @@ PLACES: dict[str, tuple[Place, float]] = {
 
 WHAT_STAGES_DO = {
     "warm_start": "Take identifiers, target and drafts from the champion (nothing on a full retrain).",
-    "prepare_data": "Filter, split and check the interactions known by now.",
-    "build_identifiers": "Known items keep their identifier, new ones get one; a full rebuild when quality falls.",
-    "finetune_target": "Train the target with DeepSpeed, from the champion's weights where it may.",
-    "cache_topk": "The target's top-K sequences of the training users, shard by shard.",
+    "prepare_data": "Filter, split and check the interactions known so far.",
+    "build_identifiers": "Known items keep their identifier, new ones receive one; rebuilt in full when quality falls.",
+    "finetune_target": "Train the target with DeepSpeed, from the champion's weights where possible.",
+    "cache_topk": "The target's top-K sequences for the training users, shard by shard.",
     "evaluate_target": "Reference lists by `generate` of transformers; Recall and NDCG of target and baselines.",
     "align_draft": "Align this method's draft with the target.",
     "evaluate": "Accepted steps, speedup, identity, Recall and NDCG of this method's draft.",
@@ -66,9 +66,9 @@ Takes in the interactions of the data interval's day, runs every stage of `dvc.y
 tags a green night `nightly/DATE`, and registers its models as **challenger** in MLflow; the DAG `promote` decides.
 
 * **No new data**: `ingest` is skipped, and with it the rest; that is no failure.
-* **A check of the data failed** (`check_interactions`, red, no retry): the reasons are in its log. Mend the feed's file
-  or raise the bound in `presets/`, then clear the run.
-* **A stage failed**: clear it. It goes on from its last checkpoint in the same checkout.
+* **A check of the data failed** (`check_interactions`, red, no retry): the reasons are in its log. Correct the feed's
+  file or raise the bound in `presets/`, then clear the run.
+* **A stage failed**: clear it. It resumes from its last checkpoint in the same checkout.
 * **A date of the past**: create a backfill, or trigger with `date`. It sees only the days up to its own.
 * **Go back**: the DAG `rollback`.
 """
@@ -77,12 +77,12 @@ PARAMS = {
     "dataset": dataset_param("A preset of presets/: where the interactions come from and what changes in params.yaml."),
     "date": optional_text(
         "Day",
-        "The day whose interactions come in. Empty: the day of the data interval, or yesterday.",
+        "The day whose interactions are taken in. Empty: the day of the data interval, or yesterday.",
         format="date",
     ),
     "methods": methods_param(DEFAULT_METHODS, "Draft alignment methods to train and evaluate."),
     "full_retrain": Param(
-        False, type="boolean", title="Full retrain", description="Take nothing over from the champion."
+        False, type="boolean", title="Full retrain", description="Start from nothing rather than from the champion."
     ),
     "force": Param(
         None,
@@ -96,7 +96,7 @@ PARAMS = {
         False,
         type="boolean",
         title="Dry run",
-        description="Check the data and say which stages would run; train, commit and register nothing.",
+        description="Check the data and list the stages that would run; train, commit and register nothing.",
         section="For special runs",
     ),
     "revision": optional_text(
@@ -145,17 +145,17 @@ def stage(name: str, *arguments: Any) -> CommandOperator:
 
 
 def gate_argument() -> str:
-    """A template of the thresholds that the trigger form was given, as JSON."""
-    given = ", ".join(f"'{name}': params.{name}" for name in THRESHOLDS)
-    return "{% set given = {" + given + "} %}{{ dict(given.items() | rejectattr(1, 'none')) | tojson }}"
+    """A template of the thresholds that were set in the trigger form, as JSON."""
+    values = ", ".join(f"'{name}': params.{name}" for name in THRESHOLDS)
+    return "{% set values = {" + values + "} %}{{ dict(values.items() | rejectattr(1, 'none')) | tojson }}"
 
 
-def opening() -> CommandOperator:
+def open_run() -> CommandOperator:
     """The task that opens the run."""
     day = "{{ params.date or ((data_interval_start or dag_run.run_after - macros.timedelta(days=1)) | ds) }}"
     return command(
         "open_run",
-        "A private checkout at a pinned commit, and the parent run in MLflow.",
+        "Make a private checkout at a pinned commit and open the parent run in MLflow.",
         folder=None,
         returns="methods",
         arguments=[
@@ -172,22 +172,22 @@ def opening() -> CommandOperator:
     )
 
 
-def wire_stages(opened: CommandOperator, checked: CommandOperator) -> CommandOperator:
+def wire_stages(methods: Any, check: CommandOperator) -> CommandOperator:
     """The stages with their edges; returns the last."""
     tasks = {name: stage(name) for name in STAGES if name not in (*MAPPED, "report")}
 
-    @task_group(group_id="drafts", prefix_group_id=False, tooltip="One draft a method")
+    @task_group(group_id="drafts", prefix_group_id=False, tooltip="One draft per method")
     def drafts(method: str) -> None:
         for name in MAPPED:
             tasks[name] = stage(name, "--method", method)
 
-    drafts.expand(method=opened.output)
+    drafts.expand(method=methods)
     tasks["report"] = stage("report")
     for name, before in STAGES.items():
         for earlier in before:
             tasks[earlier] >> tasks[name]
         if not before:
-            checked >> tasks[name]
+            check >> tasks[name]
     return tasks["report"]
 
 
@@ -199,29 +199,29 @@ with DAG(
     doc_md=DOC,
     **dag_options("nightly", late_hours=12, max_hours=20),
 ) as dag:
-    opened = opening().as_setup()
-    ingested = command("ingest", "Append the day's interactions, and those of days missed since.", CPU, 60)
-    checked = command("check_interactions", "Volume, schema and drift, before any training time is spent.")
-    opened >> ingested >> checked
-    with TaskGroup("stages", prefix_group_id=False, tooltip="dvc.yaml, one task a stage"):
-        reported = wire_stages(opened, checked)
-    compared = command(
-        "evaluate_champion", "The champion on tonight's test users, for the gate's comparison.", GPU, 2 * 60
+    opening = open_run().as_setup()
+    ingest = command("ingest", "Append the day's interactions and those of days missed since the last night.", CPU, 60)
+    check = command("check_interactions", "Check volume, schema and drift before any training time is spent.")
+    opening >> ingest >> check
+    with TaskGroup("stages", prefix_group_id=False, tooltip="dvc.yaml, one task per stage"):
+        report = wire_stages(opening.output, check)
+    evaluate_champion = command(
+        "evaluate_champion", "Evaluate the champion on tonight's test users, for the gate.", GPU, 2 * 60
     )
-    committed = command("commit_night", "dvc.lock, params and figures as a commit tagged nightly/DATE.")
-    registered = command(
+    commit = command("commit_night", "Commit dvc.lock, params and figures, with the tag nightly/DATE.")
+    register = command(
         "register_challenger",
-        "Target, draft and recommender into MLflow's registry.",
+        "Register target, draft and recommender in MLflow.",
         CPU,
         60,
         outlets=[CHALLENGER],
     )
-    closed = command(
+    close = command(
         "close_run",
-        "Send what waits for MLflow, end the parent run, remove the checkout of a green night.",
+        "Send the records that wait, end the parent run, remove the checkout of a green night.",
         kind=CloseOperator,
         folder=None,
         arguments=["--run-id={{ run_id }}"],
         trigger_rule=TriggerRule.ALL_DONE_SETUP_SUCCESS,
-    ).as_teardown(setups=opened)  # not of the run's state: a closed night that failed has failed
-    reported >> compared >> committed >> registered >> closed
+    ).as_teardown(setups=opening)  # it does not decide the run's state: a failed night stays failed
+    report >> evaluate_champion >> commit >> register >> close

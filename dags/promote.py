@@ -1,4 +1,4 @@
-"""The gate: a challenger becomes champion, or is refused with its reasons."""
+"""The gate: a challenger becomes champion or is refused, with the reasons."""
 
 from airflow.sdk import DAG, Param
 from atspeed_dags.alerts import RefusalAlert

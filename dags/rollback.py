@@ -1,4 +1,4 @@
-"""One click back to the champion before."""
+"""Returns to the previous champion."""
 
 from airflow.sdk import DAG
 from atspeed_dags.assets import CHAMPION
@@ -7,7 +7,7 @@ from atspeed_dags.forms import dataset_param
 from atspeed_dags.policy import CPU, dag_options
 
 DOC = """
-### Back to the champion before
+### Back to the previous champion
 
 Swaps the aliases `champion` and `previous` in MLflow; `batch_recommend` then recommends with the restored model.
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts an Airflow component with the secrets that are mounted as files. Airflow reads its own by its *_CMD settings.
+# Starts an Airflow component with the secrets that are mounted as files. Airflow itself reads others through its *_CMD settings.
 set -eu
 
 secrets=${SECRETS:-/run/secrets}
@@ -13,6 +13,6 @@ if [ -r "$secrets/airflow_passwords" ]; then  # Airflow opens this file for writ
 fi
 if [ "${1:-}" = init ]; then  # before the first start, and after every update
   airflow db migrate
-  exec airflow pools set gpu "${ATSPEED_GPUS:-1}" "One slot a GPU" --include-deferred
+  exec airflow pools set gpu "${ATSPEED_GPUS:-1}" "One slot per GPU" --include-deferred
 fi
 exec airflow "$@"

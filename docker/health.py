@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Health checks: `health.py URL` (it answers), `health.py URL COMPONENT` (Airflow hears from that component)."""
+"""Health checks: `health.py URL` (it answers), `health.py URL COMPONENT` (Airflow reports it as healthy)."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ SECONDS = 8
 
 
 def is_healthy(url: str, component: str | None = None) -> bool:
-    """Whether `url` answers and, if asked for, Airflow's report there calls `component` healthy."""
+    """Whether `url` answers and, if `component` is given, Airflow's report there calls it healthy."""
     try:
         with urllib.request.urlopen(url, timeout=SECONDS) as answer:
             report = json.load(answer) if component else {}

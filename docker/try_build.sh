@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the three images without an engine, from a bare Debian root, and starts what they start: docker/README.md.
+# Builds the three images without an engine, from a bare Debian root, and tries them: docker/README.md.
 # usage (as root): docker/try_build.sh FOLDER [airflow|worker|mlflow]...
-# The host's own pip settings and certificates are lent to the RUN steps, and to nothing that stays in an image.
+# The host's own pip settings and certificates are available to the RUN steps; nothing of them stays in an image.
 set -euo pipefail
 [ $# -ge 1 ] || { sed -n '2,4s/^# //p' "$0" >&2; exit 2; }
 for tool in debootstrap buildah; do
@@ -26,18 +26,18 @@ python3 -m pip config list \
   | sed -n "s/^global\.\([a-z-]*\)='\(.*\)'$/\1 = \2/p; s/^:env:\.\([a-z-]*\)='\(.*\)'$/\1 = \2/p" \
   | awk -F ' = ' 'BEGIN {print "[global]"} !seen[$1]++ {gsub(/\\n/, " "); print}' > "$folder/pip.conf"
 lend+=(--volume "$folder/pip.conf:/etc/pip.conf:ro")
-# Folders that pip reads packages from; an index links from simple/ to files beside it.
+# Folders from which pip reads packages; an index links from simple/ to files next to it.
 for path in $(grep -oE '(file://|[ =])/[^ ]+' "$folder/pip.conf" | sed -E 's#^(file://|[ =])##; s#/simple/?$##' | sort -u); do
   if [ -d "$path" ]; then lend+=(--volume "$path:$path:ro"); fi
 done
 
-base() {  # Debian's Python 3.11 where the image has its own
+base() {  # Debian's Python 3.11 in the place of the image's own
   store images --quiet "$python_image" > /dev/null 2>&1 && return
-  [ -e "$folder/root/.whole" ] || {
+  [ -e "$folder/root/.complete" ] || {
     rm -rf "$folder/root"
     debootstrap --variant=minbase --include=ca-certificates,python3,python3-pip,python3-venv bookworm "$folder/root"
     ln -s /usr/bin/python3 "$folder/root/usr/local/bin/python"
-    touch "$folder/root/.whole"
+    touch "$folder/root/.complete"
   }
   local container
   container=$(store from scratch)
@@ -53,7 +53,7 @@ build() { # image, further options
     --file "$project/docker/$image.Dockerfile" --tag "atspeed-$image:0.1.0" "$project"
 }
 
-try_image() { # image: docker/try/IMAGE.sh within it, as its user
+try_image() { # image: runs docker/try/IMAGE.sh in it, as its user
   local container code=0
   container=$(store from --pull-never "localhost/atspeed-$1:0.1.0")
   store run --isolation chroot --volume "$project/docker/try:/try:ro" "$container" -- sh "/try/$1.sh" || code=$?

@@ -1,6 +1,6 @@
-# A Celery worker with the ML environment beside Airflow's own: ATSPEED_PYTHON runs the stages, airflow the worker.
+# A Celery worker with the ML environment alongside Airflow's: ATSPEED_PYTHON runs the stages, airflow the worker.
 # Context: the repository, after the Airflow image. docker build -f docker/worker.Dockerfile -t atspeed-worker:cpu .
-# TORCH_INDEX_URL: the index of torch's CPU builds makes the CPU image; left empty, the usual index makes the CUDA one.
+# TORCH_INDEX_URL: with the index of torch's CPU builds the image is for CPUs; empty: the usual index, for CUDA.
 ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
 ARG AIRFLOW_IMAGE=atspeed-airflow:0.1.0
 
@@ -17,7 +17,7 @@ RUN python -m venv /opt/ml \
 
 FROM ${AIRFLOW_IMAGE}
 USER 0:0
-# git: a night is a clone, a commit and a tag. The repository that is mounted belongs to another user.
+# git: a night is a clone, a commit and a tag. The mounted repository belongs to another user.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends git openssh-client \
     && rm -rf /var/lib/apt/lists/* \

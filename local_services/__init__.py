@@ -1,1 +1,1 @@
-"""A real Airflow, MLflow and PostgreSQL on this machine, on loopback: for `make airflow` and the integration test."""
+"""Airflow, MLflow and PostgreSQL as processes on loopback, for `make airflow` and the integration tests."""

@@ -27,12 +27,12 @@ def main(
     airflow_port: Annotated[int, typer.Option(help="Port of Airflow on loopback.")] = 8080,
     mlflow_port: Annotated[int, typer.Option(help="Port of MLflow on loopback.")] = 5000,
     gpus: Annotated[int, typer.Option(help="Slots of the pool `gpu`.", min=1)] = 1,
-    tasks: Annotated[int, typer.Option(help="Tasks that may run at a time.", min=1)] = 4,
+    tasks: Annotated[int, typer.Option(help="Tasks that may run at the same time.", min=1)] = 4,
 ) -> None:
     """Start a local Airflow with MLflow, wait until both answer, print address and login."""
     for name, port in (("airflow-port", airflow_port), ("mlflow-port", mlflow_port)):
         if not is_free(port):
-            sys.exit(f"port {port} is taken; choose another with --{name} (make airflow ARGS='--{name} {port + 1}')")
+            sys.exit(f"port {port} is in use; choose another with --{name} (make airflow ARGS='--{name} {port + 1}')")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = folder.absolute()
     try:
@@ -52,7 +52,7 @@ def main(
 def running(
     folder: Path, airflow_port: int, mlflow_port: int, gpus: int, tasks: int
 ) -> Iterator[tuple[Airflow, MlflowServer]]:
-    """All services, started; they end with the block."""
+    """Start all services; they end with the block."""
     with ExitStack() as ends:
         database = Postgres(folder / "postgres", folder / "postgres.log")
         ends.callback(database.stop)
@@ -76,13 +76,13 @@ def running(
         )
         ends.callback(airflow.stop)
         step("Airflow's database", airflow.migrate)
-        step("the GPU pool", lambda: airflow.make_gpu_pool(gpus))
+        step("the GPU pool", lambda: airflow.create_gpu_pool(gpus))
         step("Airflow", airflow.start)
         yield airflow, mlflow
 
 
 def step(name: str, action: Callable[[], object]) -> None:
-    """Do a part of the start, and say how long it took."""
+    """Perform one step of the start and print how long it took."""
     started = time.monotonic()
     with console.status(f"starting {name}"):
         action()
@@ -90,7 +90,7 @@ def step(name: str, action: Callable[[], object]) -> None:
 
 
 def make_feed(folder: Path) -> None:
-    """Fill the feed of the default data once, its last day being yesterday."""
+    """Fill the feed of the default data once; its last day is yesterday."""
     if not folder.exists():
         subprocess.run([sys.executable, "-m", "scripts.replay_feed", str(folder)], check=True)
 

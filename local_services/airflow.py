@@ -1,4 +1,4 @@
-"""An Airflow of our own on loopback: api-server, scheduler, dag-processor and triggerer, LocalExecutor."""
+"""Airflow on loopback: api-server, scheduler, dag-processor and triggerer, LocalExecutor."""
 
 import json
 import os
@@ -15,7 +15,7 @@ ADMIN = "admin"
 
 
 class Airflow:
-    """One Airflow with its components.
+    """One instance of Airflow with its components.
 
     Attributes:
         url: of the user interface and of the API.
@@ -32,7 +32,7 @@ class Airflow:
             dags: folder of the DAG files.
             database: address of the metadata database, with its driver.
             port: of the api-server, on loopback.
-            parallelism: how many tasks may run at a time.
+            parallelism: how many tasks may run at the same time.
             environment: further variables that the tasks see.
         """
         self.home = home.absolute()
@@ -50,9 +50,9 @@ class Airflow:
         """Bring the metadata database up to date."""
         self._run("db", "migrate")
 
-    def make_gpu_pool(self, slots: int) -> None:
-        """One slot a GPU; deferred tasks keep theirs."""
-        self._run("pools", "set", "gpu", str(slots), "One slot a GPU", "--include-deferred")
+    def create_gpu_pool(self, slots: int) -> None:
+        """Create the pool `gpu` with one slot per GPU; deferred tasks keep theirs."""
+        self._run("pools", "set", "gpu", str(slots), "One slot per GPU", "--include-deferred")
 
     def start(self) -> None:
         """Start all components and wait until they report healthy."""
@@ -66,7 +66,7 @@ class Airflow:
             server.stop()
 
     def is_healthy(self) -> bool:
-        """Whether the api-server answers and hears from all the others."""
+        """Whether the api-server answers and reports the other components as healthy."""
         import requests
 
         if not answers(f"{self.url}/api/v2/version"):
@@ -75,7 +75,7 @@ class Airflow:
         return all(parts[name]["status"] == "healthy" for name in ("scheduler", "dag_processor", "triggerer"))
 
     def login(self) -> tuple[str, str]:
-        """User name and password; Airflow makes the password when it first starts."""
+        """User name and password; Airflow generates the password when it first starts."""
         passwords = json.loads((self.home / "passwords.json").read_text(encoding="utf-8"))
         return ADMIN, str(passwords[ADMIN])
 
@@ -89,7 +89,7 @@ class Airflow:
             "CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
             "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{ADMIN}:admin",
             "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self.home / "passwords.json"),
-            "CORE__FERNET_KEY": "",  # no connection with a password is kept in this database
+            "CORE__FERNET_KEY": "",  # no connection with a password is stored in this database
             "DATABASE__SQL_ALCHEMY_CONN": database,
             "DATABASE__SQL_ALCHEMY_CONN_ASYNC": database.replace("+psycopg:", "+asyncpg:"),
             "API__HOST": LOOPBACK,
@@ -124,6 +124,6 @@ class Airflow:
 
     def _run(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "airflow", *arguments]
-        done = subprocess.run(command, env=self.environment, cwd=self.home, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"airflow {' '.join(arguments)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        run = subprocess.run(command, env=self.environment, cwd=self.home, capture_output=True, text=True, check=False)
+        if run.returncode:
+            raise RuntimeError(f"airflow {' '.join(arguments)} failed:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")

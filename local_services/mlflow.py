@@ -1,4 +1,4 @@
-"""An MLflow server of our own on loopback."""
+"""An MLflow server on loopback."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ class MlflowServer:
     """
 
     def __init__(self, store: str, artifacts: Path, port: int, log: Path) -> None:
-        """Say what the server is; nothing starts yet.
+        """Describe the server; nothing starts yet.
 
         Args:
             store: address of the database.
@@ -42,6 +42,6 @@ class MlflowServer:
 
 
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
-    mine = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
-    spared = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # processes for jobs of MLflow that we do not use: 1.3 GB
-    return {**mine, **spared, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", **more}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
+    disabled = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # these processes would take 1.3 GB and do nothing here
+    return {**inherited, **disabled, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", **more}

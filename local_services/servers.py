@@ -1,4 +1,4 @@
-"""Starting servers, waiting until they answer, and ending them with all that they started."""
+"""Starts servers, waits until they answer, and ends them with all processes that they started."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ POLL_SECONDS = 0.25
 
 
 class Server:
-    """A server process of our own, its output in a log file."""
+    """A server process with its output in a log file."""
 
     def __init__(
         self,
@@ -30,15 +30,15 @@ class Server:
         folder: Path | None = None,
         account: Mapping[str, Any] | None = None,
     ) -> None:
-        """Say what the server is; nothing starts yet.
+        """Describe the server; nothing starts yet.
 
         Args:
-            name: what messages call it.
+            name: its name in messages.
             command: argument list.
-            environment: of the process, whole.
-            log: file that its output is appended to.
+            environment: the complete environment of the process.
+            log: file to which its output is appended.
             folder: where it runs.
-            account: whose process it is (options user and group of `subprocess`); None: ours.
+            account: the account that owns the process (options user and group of `subprocess`); None: ours.
         """
         self.name = name
         self.command = list(command)
@@ -64,7 +64,7 @@ class Server:
             )
 
     def stop(self) -> None:
-        """End the server in order; by force where it does not follow."""
+        """End the server; kill it if it does not end in time."""
         if self.process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -74,7 +74,7 @@ class Server:
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL to the server and all of its session."""
+        """Kill the server and all processes of its session."""
         if self.process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -83,14 +83,14 @@ class Server:
         self.process = None
 
     def is_running(self) -> bool:
-        """Whether the process lives."""
+        """Whether the process runs."""
         return self.process is not None and self.process.poll() is None
 
     def wait_for(self, answers: Callable[[], bool], seconds: float = 120) -> None:
         """Wait until `answers()`.
 
         Raises:
-            RuntimeError: the server ended, or was silent for too long; the end of its log is in the message.
+            RuntimeError: the server ended or did not answer in time; the message contains the end of its log.
         """
         deadline = time.monotonic() + seconds
         while not answers():
@@ -105,14 +105,14 @@ class Server:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """A port of loopback on which nothing listens."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on this port of loopback."""
+    """Whether nothing listens on this port of loopback."""
     with socket.socket() as probe:
         return probe.connect_ex((LOOPBACK, port)) != 0
 

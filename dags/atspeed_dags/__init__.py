@@ -1,1 +1,1 @@
-"""What the DAG files share: the operator that runs a command, the policies every task follows, the alerts."""
+"""What the DAG files share: the operator that runs a command, policies, assets, form fields and alerts."""

@@ -1,6 +1,6 @@
-"""Who is told when a task failed for good, a deadline passed or a model was refused.
+"""Alerts: a task failed after its last retry, a run is late, or a challenger was refused.
 
-ATSPEED_ALERT_URL takes a JSON POST {"text": ..., "event": ..., ...} (Slack, Mattermost and Teams workflows read
+ATSPEED_ALERT_URL receives a JSON POST {"text": ..., "event": ..., ...} (Slack, Mattermost and Teams workflows read
 "text"). Without it the alert is an error in the log.
 """
 
@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 
 
 class FailureAlert(BaseNotifier):
-    """Tell of a task that failed after its last retry."""
+    """A task failed after its last retry."""
 
     def notify(self, context: Context) -> None:
-        """Send the alert; that it could not be sent is logged and never hides the failure itself."""
+        """Send the alert; if it cannot be sent, that is logged and does not hide the failure itself."""
         instance = context["ti"]
         reason = str(context.get("exception") or "no reason given")[:MAX_REASON]
         place = f"{instance.dag_id}.{instance.task_id}"
@@ -41,7 +41,7 @@ class FailureAlert(BaseNotifier):
 
 
 class RefusalAlert(BaseNotifier):
-    """Tell of a challenger that the gate refused."""
+    """The gate refused a challenger."""
 
     def notify(self, context: Context) -> None:
         """Send the alert."""
@@ -53,7 +53,7 @@ class RefusalAlert(BaseNotifier):
 
 
 async def deadline_missed(hours: float, **kwargs: Any) -> None:
-    """Tell of a run that was not done in time (called by Airflow's triggerer)."""
+    """A run was not done in time; called by Airflow's triggerer."""
     run = (kwargs.get("context") or {}).get("dag_run") or {}
     dag_id, run_id = run.get("dag_id", "?"), run.get("dag_run_id") or run.get("run_id", "?")
     message = f"{dag_id} run {run_id} is not done after {hours:g} hours"
@@ -61,7 +61,7 @@ async def deadline_missed(hours: float, **kwargs: Any) -> None:
 
 
 def send(event: str, message: str, **facts: Any) -> None:
-    """POST an alert to ATSPEED_ALERT_URL; log it as an error where there is none or it does not answer."""
+    """POST an alert to ATSPEED_ALERT_URL; log it as an error in any case."""
     url = os.environ.get("ATSPEED_ALERT_URL", "")
     log.error("ALERT %s: %s", event, message)
     if not url.startswith(("http://", "https://")):

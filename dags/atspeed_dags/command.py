@@ -1,7 +1,7 @@
 """The operator behind every task: one command of `tasks/` as a process of its own.
 
-The process runs in the ML environment (ATSPEED_PYTHON), which Airflow's own need not hold. Arguments go to it as a
-list, never through a shell. Its exit code decides what Airflow does next.
+The process runs in the ML environment (ATSPEED_PYTHON), which Airflow's environment need not contain. Its arguments are
+passed as a list, never through a shell. Its exit code decides what Airflow does next.
 """
 
 import contextlib
@@ -33,14 +33,14 @@ class CommandOperator(BaseOperator):
     """Run `python -m MODULE ARGUMENTS`; every field of its JSON answer becomes an XCom of the task.
 
     Exit code 0: success. 2: the user's mistake, fails at once. 99: nothing to do, skipped. Any other: an
-    infrastructure fault or a defect, tried again as the task's retries say.
+    infrastructure fault or a defect, retried as the task specifies.
 
     Args:
         module: what runs, a module of `tasks/`.
-        arguments: its arguments; templated. What renders to "" or "--option=" is left out.
-        mapped: further arguments, from what another task answered; taken as they are, never rendered.
+        arguments: its arguments; templated. Those that render to "" or "--option=" are left out.
+        mapped: further arguments from another task's answer; never rendered.
         folder: where it runs; templated. None: the deployed project.
-        returns: the field of the answer that is the task's return value; mapped tasks want a list there. None: the
+        returns: the field of the answer that is the task's return value; mapped tasks need a list there. None: the
             whole answer.
     """
 
@@ -57,7 +57,7 @@ class CommandOperator(BaseOperator):
         returns: str | None = None,
         **options: Any,
     ) -> None:
-        """Take the command; nothing runs yet."""
+        """Describe the command; nothing runs yet."""
         super().__init__(**options)
         self.module = module
         self.arguments = arguments
@@ -100,16 +100,16 @@ class CommandOperator(BaseOperator):
             start_new_session=True,
         ) as self._process:
             last: deque[str] = deque(maxlen=LAST_LINES)
-            reader = threading.Thread(target=self._tell, args=(self._process, last))
+            reader = threading.Thread(target=self._log_output, args=(self._process, last))
             reader.start()
             try:
                 code = self._process.wait()
             finally:
-                end_group(self._process)  # what still holds the pipe has no owner any more
+                end_group(self._process)  # processes that still hold the pipe have no owner any more
                 reader.join()
         return code, list(last)
 
-    def _tell(self, process: "subprocess.Popen[str]", last: deque[str]) -> None:
+    def _log_output(self, process: "subprocess.Popen[str]", last: deque[str]) -> None:
         assert process.stdout is not None
         for line in filter(None, map(str.rstrip, process.stdout)):
             self.log.info("%s", line)
@@ -126,7 +126,7 @@ class CommandOperator(BaseOperator):
 
 
 class CloseOperator(CommandOperator):
-    """The command that ends a run, told how the run's other tasks ended."""
+    """The command that ends a run; it receives the states of the run's other tasks."""
 
     def all_arguments(self, context: Context) -> list[Any]:
         """`arguments`, then --state and one --failed for every failed task."""
@@ -136,18 +136,18 @@ class CloseOperator(CommandOperator):
         failed = sorted(task for task, state in others.items() if state in ("failed", "upstream_failed"))
         skipped = any(state == "skipped" for state in others.values())
         state = "failed" if failed else "skipped" if skipped else "success"
-        told = [task for task in failed if others[task] == "failed"]
-        return [*self.arguments, "--state", state, *(part for task in told for part in ("--failed", task))]
+        causes = [task for task in failed if others[task] == "failed"]
+        return [*self.arguments, "--state", state, *(part for task in causes for part in ("--failed", task))]
 
 
 def command_line(module: str, arguments: Sequence[Any]) -> list[str]:
-    """The argument list of a command; what a template left empty ("" or "--option=") is left out."""
-    given = [argument if isinstance(argument, str) else json.dumps(argument) for argument in arguments]
-    return [PYTHON, "-m", module, *(argument for argument in given if argument and not argument.endswith("="))]
+    """The argument list of a command; arguments that a template left empty ("" or "--option=") are left out."""
+    texts = [argument if isinstance(argument, str) else json.dumps(argument) for argument in arguments]
+    return [PYTHON, "-m", module, *(argument for argument in texts if argument and not argument.endswith("="))]
 
 
 def end_group(process: "subprocess.Popen[str]") -> None:
-    """SIGTERM to all processes of the command's session, SIGKILL to those that stay."""
+    """SIGTERM to all processes of the command's session, then SIGKILL to those that remain."""
     if _signal(process.pid, signal.SIGTERM):
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(SECONDS_TO_END)

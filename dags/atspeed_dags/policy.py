@@ -1,4 +1,4 @@
-"""What every DAG and task of ours follows; tests/dags/test_policies.py holds each of them against it."""
+"""The policies of every DAG and task; tests/dags/test_policies.py checks that all of them follow these."""
 
 import os
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ class Place:
 
     Attributes:
         queue: of the workers that take it (Celery, or a pod template by queue on Kubernetes).
-        pool: whose slots it needs; `gpu` has one a GPU.
-        cpus: cores it asks for.
-        ram: memory it asks for, MB.
-        gpus: GPUs it asks for.
+        pool: whose slots it needs; `gpu` has one per GPU.
+        cpus: cores that it requests.
+        ram: memory that it requests, MB.
+        gpus: GPUs that it requests.
     """
 
     queue: str

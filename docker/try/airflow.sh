@@ -1,5 +1,5 @@
 #!/bin/sh
-# Within the Airflow image: no torch, every DAG is imported.
+# In the Airflow image: torch is absent, and every DAG can be imported.
 set -eu
 export HOME=/tmp AIRFLOW_HOME=/tmp/airflow
 mkdir -p "$AIRFLOW_HOME"

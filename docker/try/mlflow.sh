@@ -1,5 +1,5 @@
 #!/bin/sh
-# Within the MLflow image: the server starts from its secrets and asks for a login.
+# In the MLflow image: the server starts from its secrets and asks for a login.
 set -eu
 export HOME=/tmp SECRETS=/tmp/secrets MLFLOW_ARTIFACTS=/tmp/artifacts MLFLOW_WORKERS=1
 test "$(id -u)" = 50001

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Within the worker image: two environments that do not know each other, git, and the commands of the nights.
+# In the worker image: two separate environments, git, and the commands of the nights.
 set -eu
 export HOME=/tmp AIRFLOW_HOME=/tmp/airflow
 mkdir -p "$AIRFLOW_HOME"

@@ -88,7 +88,7 @@ def stack() -> Iterator[Stack]:
     try:
         mlflow.start()
         airflow.migrate()
-        airflow.make_gpu_pool(1)
+        airflow.create_gpu_pool(1)
         airflow.start()
         api = AirflowApi(airflow.url, airflow.login())
         yield Stack(database, mlflow, airflow, api, deployment, alerts, home, folder)
