@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atspeed_core.errors import UserError
+from atspeed_core.metrics import METRICS
 
 FloatArray = NDArray[np.float64]
 
@@ -28,8 +29,7 @@ class Evidence:
         date: the day whose interactions it has seen last, YYYY-MM-DD.
         method: of its draft.
         users: user ids.
-        recall: [users] float64.
-        ndcg: [users] float64.
+        metrics: name of a judged metric -> [users] float64; without those that were not measured.
         identical_lists: K -> share of users whose list is the reference's, item by item; empty where not measured.
         accepted_steps: AS; None where not measured, as for the figures below.
         walltime_speedup: WS.
@@ -41,8 +41,7 @@ class Evidence:
     date: str
     method: str
     users: tuple[str, ...]
-    recall: FloatArray
-    ndcg: FloatArray
+    metrics: Mapping[str, FloatArray]
     identical_lists: Mapping[int, float | None] = field(default_factory=dict)
     accepted_steps: float | None = None
     walltime_speedup: float | None = None
@@ -56,7 +55,7 @@ class Thresholds:
 
     Attributes:
         k: list length that is judged.
-        tolerance: how far recall and NDCG may lie below the champion's, absolute.
+        tolerance: by how much a judged metric may be lower than the champion's, absolute.
         risk: refused when a loss beyond `tolerance` is more probable than this.
         min_accepted_steps: floor of AS.
         min_walltime_speedup: floor of WS.
@@ -170,7 +169,7 @@ def _own_quality(challenger: Evidence, thresholds: Thresholds) -> list[Finding]:
             _is_complete(values, challenger),
             f"{name} at K = {thresholds.k} is {_mean(values)} over {len(values)} users; no champion to compare with",
         )
-        for name, values in (("recall", challenger.recall), ("ndcg", challenger.ndcg))
+        for name, values in _judged(challenger).items()
     ]
 
 
@@ -185,12 +184,8 @@ def _age(challenger: Evidence, champion: Evidence) -> Finding:
 
 def _quality(challenger: Evidence, champion: Evidence, thresholds: Thresholds) -> list[Finding]:
     places = _places(challenger.users, champion.users) if champion.users else np.empty(0, dtype=np.int64)
-    pairs = {
-        "recall": (challenger.recall, champion.recall),
-        "ndcg": (challenger.ndcg, champion.ndcg),
-    }
     findings = []
-    for name, (ours, theirs) in pairs.items():
+    for (name, ours), theirs in zip(_judged(challenger).items(), _judged(champion).values(), strict=True):
         complete = _is_complete(ours, challenger) and _is_complete(theirs, champion)
         risk = probability_of_loss(ours - theirs[places], thresholds.tolerance) if complete else math.nan
         sentence = (
@@ -217,6 +212,12 @@ def _latency(challenger: Evidence, champion: Evidence, thresholds: Thresholds) -
         f"{_number(theirs, 1)} ms: {_number(ratio, 2)} times, at most {thresholds.max_latency_ratio:.2f} is allowed"
     )
     return Finding(name, ratio <= thresholds.max_latency_ratio, sentence)
+
+
+def _judged(evidence: Evidence) -> dict[str, FloatArray]:
+    """Values of every judged metric, empty where it was not measured."""
+    judged = (name for name, metric in METRICS.all().items() if metric.judged)
+    return {name: evidence.metrics.get(name, np.empty(0)) for name in judged}
 
 
 def _places(users: tuple[str, ...], others: tuple[str, ...]) -> NDArray[np.int64]:

@@ -44,7 +44,7 @@ class Gate(Section):
 
     Attributes:
         k: list length that is judged.
-        tolerance: by how much Recall and NDCG may be lower than the champion's, absolute.
+        tolerance: by how much a judged metric (Recall, NDCG) may be lower than the champion's, absolute.
         risk: largest accepted probability, by the paired bootstrap, of a loss greater than `tolerance`.
         min_accepted_steps: smallest AS, strict verification.
         min_walltime_speedup: smallest WS, strict verification.

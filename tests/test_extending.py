@@ -24,6 +24,7 @@ LISTS = {
     "DAG": ("tests/dags/test_policies.py",),
     "alignment method": ("tests/test_methods.py",),
     "setting": ("tests/settings/test_one_place.py::test_every_value_stands_in_one_place",),
+    "metric": ("tests/metrics/test_registry.py", "tests/tasks/test_report.py"),
     "verification": ("tests/test_verifications.py",),
     "data source": (
         "tests/data/test_sources.py::test_every_source_has_its_row_in_the_docs",

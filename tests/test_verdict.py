@@ -17,17 +17,17 @@ THRESHOLDS = Thresholds(
 )
 DEVICE = {"type": "cpu", "name": "EPYC", "cores": 2, "threads": 2, "dtype": "float32", "torch": "2.13"}
 USERS = 40
+HALF = np.tile([0.0, 1.0], USERS // 2)  # of the users have a hit
 metrics = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 
 
 def evidence(version: str = "2", recall: Any = None, **changes: Any) -> Evidence:
-    values = np.tile([0.0, 1.0], USERS // 2) if recall is None else np.asarray(recall, dtype=np.float64)
+    values = HALF if recall is None else np.asarray(recall, dtype=np.float64)
     given = {
         "date": "2026-01-02",
         "method": "atspeed_s",
         "users": tuple(f"u{n}" for n in range(len(values))),
-        "recall": values,
-        "ndcg": values,
+        "metrics": {"recall": values, "ndcg": values},
         "identical_lists": {1: 1.0, 10: 1.0},
         "accepted_steps": 1.9,
         "walltime_speedup": 0.6,
@@ -72,9 +72,13 @@ def test_an_equal_challenger_is_accepted_and_told_with_numbers() -> None:
         ({"walltime_speedup": 0.49}, "WS at K = 10 is 0.490; the floor is 0.500"),
         ({"walltime_speedup": None}, "WS at K = 10 is missing"),
         ({"date": "2025-12-31"}, "up to 2025-12-31, champion 1 those up to 2026-01-01; an older model"),
-        ({"recall": np.zeros(USERS)}, "recall at K = 10 is 0.0000, champion 1 has 0.5000: .* probability 1.000"),
-        ({"ndcg": np.zeros(USERS)}, "ndcg at K = 10 is 0.0000"),
-        ({"ndcg": np.full(USERS, np.nan)}, "ndcg at K = 10 is missing"),
+        (
+            {"metrics": {"recall": np.zeros(USERS), "ndcg": HALF}},
+            "recall at K = 10 is 0.0000, champion 1 has 0.5000: .* probability 1.000",
+        ),
+        ({"metrics": {"recall": HALF, "ndcg": np.zeros(USERS)}}, "ndcg at K = 10 is 0.0000"),
+        ({"metrics": {"recall": HALF, "ndcg": np.full(USERS, np.nan)}}, "ndcg at K = 10 is missing"),
+        ({"metrics": {"recall": HALF}}, "ndcg at K = 10 is missing"),
         ({"latency_ms_p95": 31.0}, "p95 latency at K = 10 is 31.0 ms, champion 1 has 20.0 ms: 1.55 times"),
         ({"latency_ms_p95": None}, "p95 latency at K = 10 is missing ms"),
         ({"device": {}}, "the challenger's device is not on record"),
@@ -95,7 +99,7 @@ def test_every_reason_is_told() -> None:
 def test_missing_figures_of_the_champion_are_a_refusal() -> None:
     for changes in ({"recall": np.full(USERS, np.nan)}, {"latency_ms_p95": float("nan")}):
         assert not judge(evidence(), champion(**changes), THRESHOLDS).accepted
-    absent = champion(users=(), recall=np.empty(0), ndcg=np.empty(0))
+    absent = champion(users=(), metrics={})
     assert len(judge(evidence(), absent, THRESHOLDS).reasons) == 2
 
 

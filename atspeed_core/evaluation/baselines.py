@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from atspeed_core.evaluation.ranking import ranking_metrics
+from atspeed_core.metrics import METRICS, Answers
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -208,4 +208,4 @@ def _batches(histories: Histories) -> Iterator[Histories]:
 
 def mean_ndcg(lists: Histories, targets: Histories, k: int) -> float:
     """NDCG@k, mean over users: what settings are chosen by."""
-    return float(ranking_metrics(lists, targets, k)[1].mean())
+    return float(METRICS.get("ndcg").measure(Answers(lists, targets, k)).mean())

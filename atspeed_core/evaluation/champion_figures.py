@@ -16,6 +16,7 @@ from atspeed_core.evaluation.lists import choose_users
 from atspeed_core.evaluation.measure import per_user_figures
 from atspeed_core.evaluation.reference_times import NONE, REPETITIONS, WARMUPS
 from atspeed_core.evaluation.speed import paired_ratios, speedup
+from atspeed_core.metrics import of_lists
 from atspeed_core.progress import track
 from atspeed_core.recommender import Recommender
 from atspeed_core.settings import Evaluate
@@ -48,7 +49,7 @@ def evaluate_champion(
         frames.append(rows_at(unplanned, examples, known, k, settings))
         answered = frames[-1].loc[known, ["accepted_steps", "target_calls"]]
         figures[str(k)] = {
-            **mean_figures(frames[-1], ("recall", "ndcg"), **options),
+            **mean_figures(frames[-1], [metric.name for metric in of_lists()], **options),
             **{name: float(values.mean()) for name, values in answered.items()},
             **times_at(recommender, examples, known, k, settings),
         }
@@ -58,7 +59,7 @@ def evaluate_champion(
 def rows_at(
     recommender: Recommender, examples: list[Example], known: list[bool], k: int, settings: Evaluate
 ) -> pd.DataFrame:
-    """One row per user: user_id, verification, k, accepted_steps, target_calls, target_nodes, recall, ndcg.
+    """One row per user: user_id, verification, k, every metric.
 
     A user without a known item in the history gets an empty list and no steps. Items that the champion does not know
     are skipped in histories and count as missed where they are held out.

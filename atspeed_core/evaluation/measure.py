@@ -9,16 +9,15 @@ import pandas as pd
 from atspeed_core.data.sequences import Example
 from atspeed_core.evaluation.intervals import mean_figures
 from atspeed_core.evaluation.lists import largest_swap_gap, same_lists, same_sets
-from atspeed_core.evaluation.ranking import ranking_metrics
+from atspeed_core.metrics import METRICS, Answers, measure_all
 
-MEANS = ("accepted_steps", "target_calls", "target_nodes", "recall", "ndcg")
-PER_USER = ("user_id", "verification", "k", *MEANS, "identical")  # columns of a draft's per-user figures
+PER_USER = ("user_id", "verification", "k", *METRICS.all(), "identical")  # columns of a draft's per-user figures
 
 
 def per_user_figures(
     examples: Sequence[Example], lists: pd.DataFrame, reference: pd.DataFrame, k: int, verification: str
 ) -> pd.DataFrame:
-    """One row per user: user_id, verification, k, accepted_steps, target_calls, target_nodes, identical, recall, ndcg.
+    """One row per user: user_id, verification, k, every metric, identical.
 
     Args:
         examples: the test users.
@@ -27,18 +26,14 @@ def per_user_figures(
         k: length of the lists.
         verification: how they were decoded.
     """
-    recall, ndcg = ranking_metrics(lists["items"].tolist(), [example.targets for example in examples], k)
+    answers = Answers(lists["items"].tolist(), [example.targets for example in examples], k, search=lists)
     return pd.DataFrame(
         {
             "user_id": [example.user for example in examples],
             "verification": verification,
             "k": k,
-            "accepted_steps": lists["accepted_steps"],
-            "target_calls": lists["target_calls"],
-            "target_nodes": lists["target_nodes"],
+            **measure_all(answers),
             "identical": same_lists(lists["items"], reference["items"]),
-            "recall": recall,
-            "ndcg": ndcg,
         }
     )
 
@@ -48,7 +43,7 @@ def list_figures(
 ) -> dict[str, Any]:
     """Means over the users with their 95% intervals, how many users, and how far the lists are from the reference."""
     return {
-        **mean_figures(per_user, MEANS, samples=samples, seed=seed),
+        **mean_figures(per_user, tuple(METRICS.all()), samples=samples, seed=seed),
         "users": len(per_user),
         "identical_lists": float(per_user["identical"].mean()),
         "identical_sets": float(np.mean(same_sets(lists["items"], reference["items"]))),

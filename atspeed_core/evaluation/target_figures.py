@@ -20,10 +20,10 @@ from atspeed_core.evaluation.baselines import (
 )
 from atspeed_core.evaluation.intervals import mean_figures
 from atspeed_core.evaluation.lists import choose_users, collect_lists, in_batches, lists_digest
-from atspeed_core.evaluation.ranking import ranking_metrics
 from atspeed_core.evaluation.reference_times import GENERATE, NONE, ORACLE, REPETITIONS, ReferenceTimes, time_references
 from atspeed_core.evaluation.sasrec import SasRecData, recommend_next, train_sasrec
 from atspeed_core.evaluation.speed import paired_ratios, speedup
+from atspeed_core.metrics import Answers, measure_all, of_lists
 from atspeed_core.progress import track
 from atspeed_core.recommender import Recommendation, Recommender
 from atspeed_core.settings import Evaluate
@@ -60,7 +60,7 @@ class TargetEvaluation:
         result: the content of results/target.json.
         reference: K -> lists of transformers' generate for all test users.
         times: times that need no draft.
-        per_user: one row per test user, recommender and K: user_id, recommender, k, recall, ndcg.
+        per_user: one row per test user, recommender and K: user_id, recommender, k and the metrics of lists.
     """
 
     result: Json
@@ -174,23 +174,23 @@ def sampled_lists(
 def per_user_ranking(
     examples: Sequence[Example], reference: dict[int, pd.DataFrame], others: dict[str, dict[int, Lists]]
 ) -> pd.DataFrame:
-    """One row per user, recommender and K: user_id, recommender, k, recall, ndcg; `others`: name -> K -> lists."""
+    """One row per user, recommender and K: user_id, recommender, k, metrics of lists; `others`: name -> K -> lists."""
     users, targets = [example.user for example in examples], [example.targets for example in examples]
     frames = []
     for k, frame in reference.items():
         for name, lists in {"target": frame["items"].tolist(), **{n: by_k[k] for n, by_k in others.items()}}.items():
-            recall, ndcg = ranking_metrics(lists, targets, k)
-            columns = {"user_id": users, "recommender": name, "k": k, "recall": recall, "ndcg": ndcg}
+            columns = {"user_id": users, "recommender": name, "k": k, **measure_all(Answers(lists, targets, k))}
             frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True)
 
 
 def ranking_figures(per_user: pd.DataFrame, settings: Evaluate) -> dict[str, dict[str, Json]]:
-    """Recommender -> K -> recall and ndcg with their intervals."""
+    """Recommender -> K -> the metrics of lists with their intervals."""
     figures: dict[str, dict[str, Json]] = {}
+    names = [metric.name for metric in of_lists()]
     for (name, k), rows in per_user.groupby(["recommender", "k"], sort=False):
         figures.setdefault(str(name), {})[str(k)] = mean_figures(
-            rows, ("recall", "ndcg"), samples=settings.bootstrap_samples, seed=settings.seed
+            rows, names, samples=settings.bootstrap_samples, seed=settings.seed
         )
     return figures
 

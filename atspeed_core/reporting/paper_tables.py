@@ -5,10 +5,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from atspeed_core.evaluation.inputs import rows_by_k
+from atspeed_core.metrics import Metric, of_lists
 from atspeed_core.reporting import paper_figures
 from atspeed_core.reporting.paper_figures import published
 from atspeed_core.reporting.results import TARGET
 from atspeed_core.reporting.text_table import (
+    NOTHING,
     TOO_NOISY,
     TextTable,
     describe_device,
@@ -22,8 +24,6 @@ from atspeed_core.verifications import VERIFICATIONS, primary
 Json = dict[str, Any]
 ByK = Mapping[str, Json]
 Cell = Callable[[str, str, str, Json], str]  # of method, verification, K and figures
-
-NOTHING = "-"
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,7 @@ def tables(run: PaperRun) -> list[TextTable]:
         _by_method("Target calls a request, strict by our scheme", _CALLS_NOTE, run, primary().name, _calls_cell),
         *(_by_method(f"Walltime speedup, {v}", _ws_note(run), run, v, _speed_cell(run)) for v in verifications),
         *(_by_method(f"Oracle and generate, {v}", _SHARE_NOTE, run, v, _share_cell) for v in verifications),
-        _ranking(run, "recall", "Recall"),
-        _ranking(run, "ndcg", "NDCG"),
+        *(_ranking(run, metric) for metric in of_lists() if metric.in_tables),
         _calls_against_nodes(run),
     ]
 
@@ -268,10 +267,10 @@ def _share_cell(method: str, verification: str, k: str, figures: Json) -> str:
     )
 
 
-def _ranking(run: PaperRun, figure: str, label: str) -> TextTable:
+def _ranking(run: PaperRun, metric: Metric) -> TextTable:
     """The target, other recommenders, and the lists of every verification that are not the target's own."""
     metrics = run.metrics
-    known = paper_figures.RANKING.get(run.published_as, {}).get(figure, {})
+    known = paper_figures.RANKING.get(run.published_as, {}).get(metric.name, {})
     lines = {name: dict(rows_by_k(by_k)) for name, by_k in {TARGET: metrics[TARGET], **metrics["baselines"]}.items()}
     for method, by_name in metrics["methods"].items():
         lines |= {f"{method}, {name}": by_k for name, by_k in by_name.items() if not VERIFICATIONS.get(name).primary}
@@ -280,7 +279,8 @@ def _ranking(run: PaperRun, figure: str, label: str) -> TextTable:
         [
             name,
             *(
-                interval_cell(by_k[k], figure, 4) + _beside(known.get(int(k)) if name == TARGET else None, 4)
+                interval_cell(by_k[k], metric.name, metric.digits)
+                + _beside(known.get(int(k)) if name == TARGET else None, metric.digits)
                 for k in ks
             ),
         ]
@@ -292,7 +292,7 @@ def _ranking(run: PaperRun, figure: str, label: str) -> TextTable:
         "exact_sampling does; target_sampling_published level by level, as relaxed does, which keeps the best of what "
         "it accepts and so comes nearer to the target's best lists (docs/methods.md)."
     )
-    return TextTable(label, note, ["lists", *(f"K = {k}" for k in ks)], rows)
+    return TextTable(metric.title, note, ["lists", *(f"K = {k}" for k in ks)], rows)
 
 
 def _calls_against_nodes(run: PaperRun) -> TextTable:

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from atspeed_core.evaluation.inputs import rows_by_k
+from atspeed_core.metrics import of_decoding, of_lists
 from atspeed_core.reporting.report_tables import calls_table, comparison_table, describe, ranking_table, speed_table
 from atspeed_core.reporting.results import TARGET
 from atspeed_core.reporting.text_table import TextTable
@@ -52,26 +53,23 @@ def report_page(title: str, metrics: Json, *, curves: Curves, identifiers: Json)
 
 
 def method_plots(metrics: Json) -> list[go.Figure]:
-    """Accepted steps, walltime speedup (beside the oracle's) and share of identical lists, by K."""
+    """The metrics of decoding, walltime speedup (with the oracle's) and share of identical lists, by K."""
     lines = [
         (f"{method}, {verification}", by_k, "solid" if VERIFICATIONS.get(verification).primary else "dot")
         for method, verifications in metrics["methods"].items()
         for verification, by_k in verifications.items()
     ]
-    steps, speed, same = (
-        _by_k("Accepted steps", "drafted steps accepted per request"),
-        _by_k("Walltime speedup", "times faster than the target's own search"),
-        _by_k("Identical lists", "share equal to the reference"),
-    )
-    for name, by_k, dash in lines:
-        _add(steps, name, by_k, "accepted_steps", dash)
-        _add(speed, name, by_k, "walltime_speedup", dash)
-        _add(same, name, by_k, "identical_lists", dash)
+    plots = {metric.name: _by_k(metric.title, metric.title) for metric in of_decoding() if metric.compared}
+    plots["walltime_speedup"] = speed = _by_k("Walltime speedup", "times faster than the target's own search")
+    plots["identical_lists"] = _by_k("Identical lists", "share equal to the reference")
+    for label, by_k, dash in lines:
+        for name, plot in plots.items():
+            _add(plot, label, by_k, name, dash)
     for method, verifications in metrics["methods"].items():
         for by_k in list(verifications.values())[:1]:  # the oracle's search does not depend on the verification
             _add(speed, f"{method}, oracle", by_k, "walltime_speedup_oracle", "dash")
-    same.update_yaxes(range=[0, 1.05])
-    return [steps, speed, same]
+    plots["identical_lists"].update_yaxes(range=[0, 1.05])
+    return list(plots.values())
 
 
 def calls_plots(metrics: Json) -> list[go.Figure]:
@@ -89,12 +87,12 @@ def calls_plots(metrics: Json) -> list[go.Figure]:
 
 
 def ranking_plots(metrics: Json) -> list[go.Figure]:
-    """Recall and NDCG of the target and the recommenders without a language model, by K."""
+    """The metrics of lists: of the target and the recommenders without a language model, by K."""
     figures = []
-    for name, label in (("recall", "Recall"), ("ndcg", "NDCG")):
-        figure = _by_k(f"{label}@K", label)
+    for metric in (metric for metric in of_lists() if metric.compared):
+        figure = _by_k(f"{metric.title}@K", metric.title)
         for recommender, by_k in {TARGET: metrics[TARGET], **metrics["baselines"]}.items():
-            _add(figure, recommender, by_k, name, "solid" if recommender == TARGET else "dot")
+            _add(figure, recommender, by_k, metric.name, "solid" if recommender == TARGET else "dot")
         figures.append(figure)
     return figures
 
@@ -140,7 +138,7 @@ def _layout(title: str, x: str, y: str) -> Json:
 
 
 def _add(figure: go.Figure, label: str, by_k: Json, name: str, dash: str) -> None:
-    rows = list(rows_by_k(by_k))
+    rows = [(k, figures) for k, figures in rows_by_k(by_k) if name in figures]
     values = [figures[name] for _, figures in rows]
     bounds = [figures.get(f"{name}_interval", [figures[name]] * 2) for _, figures in rows]
     bars = {

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from atspeed_core.evaluation.inputs import rows_by_k
+from atspeed_core.metrics import Metric, of_decoding, of_lists
 from atspeed_core.reporting.results import TARGET
 from atspeed_core.reporting.text_table import (
+    NOTHING,
     TextTable,
     describe_device,
     interval_cell,
@@ -19,23 +21,26 @@ Json = dict[str, Any]
 
 
 def ranking_table(metrics: Json) -> TextTable:
-    """Recall and NDCG of the target, of its draws and of the recommenders without a language model."""
+    """The metrics of lists: of the target, of its sampled lists and of the recommenders without a language model."""
+    metrics_of_lists = [metric for metric in of_lists() if metric.in_tables]
     recommenders = {TARGET: metrics[TARGET], **metrics["baselines"]}
     rows = [
-        [name, k, interval_cell(figures, "recall", 4), interval_cell(figures, "ndcg", 4)]
+        [name, k, *(interval_cell(figures, metric.name, metric.digits) for metric in metrics_of_lists)]
         for name, by_k in recommenders.items()
         for k, figures in rows_by_k(by_k)
     ]
     excluded = "without" if metrics[TARGET]["exclude_history"] else "with"
     note = f"All {metrics['num_test_users']} test users; [95% interval]. Target: {excluded} the items of the history."
-    return TextTable("Does the target recommend?", note, ["recommender", "K", "Recall", "NDCG"], rows)
+    columns = ["recommender", "K", *(metric.label for metric in metrics_of_lists)]
+    return TextTable("Does the target recommend?", note, columns, rows)
 
 
 def speed_table(metrics: Json) -> TextTable:
     """Acceptance, speed and identity of each method and verification."""
     names = dict.fromkeys(name for verifications in metrics["methods"].values() for name in verifications)
-    columns = ["method", "verification", "K", "AS", "AS published", "calls", "WS", "oracle", "of oracle", "vs generate"]
-    columns += ["identical", "Recall", "NDCG", "p50 ms", "p95 ms", "plan"]
+    columns = ["method", "verification", "K", *(metric.label for metric in of_decoding() if metric.in_tables)]
+    columns += ["AS published", "WS", "oracle", "of oracle", "vs generate", "identical"]
+    columns += [*(metric.label for metric in of_lists() if metric.in_tables), "p50 ms", "p95 ms", "plan"]
     rows = []
     for method, verifications in metrics["methods"].items():
         for name in names:
@@ -127,18 +132,15 @@ def _planned(metrics: Json, method: str, verification: str, k: str) -> str:
 
 
 def _speed_cells(figures: Json) -> list[str]:
-    published = "accepted_steps_published"
     return [
-        interval_cell(figures, "accepted_steps", 2),
-        interval_cell(figures, published, 2) if published in figures else "-",
-        f"{figures['target_calls']:.2f}",
+        *(_metric_cell(figures, metric, with_interval=metric.compared) for metric in of_decoding() if metric.in_tables),
+        interval_cell(figures, "accepted_steps_published", 2),
         speedup_cell(figures),
         speedup_cell(figures, "walltime_speedup_oracle"),
         oracle_share_cell(figures),
         speedup_cell(figures, "walltime_speedup_vs_generate"),
         f"{figures['identical_lists']:.4f}",
-        f"{figures['recall']:.4f}",
-        f"{figures['ndcg']:.4f}",
+        *(_metric_cell(figures, metric) for metric in of_lists() if metric.in_tables),
         f"{figures['latency_ms_p50']:.1f}",
         f"{figures['latency_ms_p95']:.1f}",
     ]
@@ -154,6 +156,12 @@ def _fewer_users(metrics: Json) -> str:
         if figures.get("users", metrics["num_test_users"]) < metrics["num_test_users"]
     }
     return "".join(f", of {name} {count}" for name, count in users.items())
+
+
+def _metric_cell(figures: Json, metric: Metric, *, with_interval: bool = False) -> str:
+    if with_interval:
+        return interval_cell(figures, metric.name, metric.digits)
+    return f"{figures[metric.name]:.{metric.digits}f}" if metric.name in figures else NOTHING
 
 
 def _load(timing: Json) -> str:

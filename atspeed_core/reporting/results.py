@@ -11,6 +11,7 @@ import pandas as pd
 from atspeed_core.errors import UserError
 from atspeed_core.evaluation.inputs import read_stage_json, read_stage_parquet, rows_by_k
 from atspeed_core.evaluation.intervals import mean_figures
+from atspeed_core.metrics import of_decoding, of_lists
 
 Json = dict[str, Any]
 
@@ -126,7 +127,7 @@ def paired_difference(
 def series_by_method(metrics: Json, name: str) -> dict[str, dict[int, float]]:
     """A figure of every method: METHOD_VERIFICATION -> {K: figure}."""
     return {
-        f"{method}_{verification}": {int(k): figures[name] for k, figures in by_k.items()}
+        f"{method}_{verification}": {int(k): figures[name] for k, figures in by_k.items() if name in figures}
         for method, verifications in metrics["methods"].items()
         for verification, by_k in verifications.items()
     }
@@ -136,7 +137,7 @@ def series_by_recommender(metrics: Json, name: str) -> dict[str, dict[int, float
     """A figure of the target and the baselines: NAME_RECOMMENDER -> {K: figure}."""
     recommenders = {TARGET: metrics[TARGET], **metrics["baselines"]}
     return {
-        f"{name}_{recommender}": {int(k): figures[name] for k, figures in rows_by_k(by_k)}
+        f"{name}_{recommender}": {int(k): figures[name] for k, figures in rows_by_k(by_k) if name in figures}
         for recommender, by_k in recommenders.items()
     }
 
@@ -148,23 +149,27 @@ def plot_tables(metrics: Json) -> dict[str, pd.DataFrame]:
         for method, verifications in metrics["methods"].items()
         for by_k in list(verifications.values())[:1]  # the oracle's search does not depend on the verification
     }
+    ranking: dict[str, dict[int, float]] = {}
+    for metric in of_lists():
+        ranking |= series_by_recommender(metrics, metric.name) if metric.compared else {}
     tables: dict[str, dict[str, dict[int, float]]] = {
-        "accepted_steps": series_by_method(metrics, "accepted_steps"),
+        **{metric.name: series_by_method(metrics, metric.name) for metric in of_decoding() if metric.compared},
         "walltime_speedup": {**series_by_method(metrics, "walltime_speedup"), **oracle},
-        "ranking": {**series_by_recommender(metrics, "recall"), **series_by_recommender(metrics, "ndcg")},
+        "ranking": ranking,
     }
     return {name: pd.DataFrame(columns).rename_axis("k").sort_index() for name, columns in tables.items()}
 
 
 def _ranking_comparisons(target: pd.DataFrame, samples: int, seed: int) -> Json:
     comparisons: Json = {}
+    names = [metric.name for metric in of_lists() if metric.compared and metric.name in target]
     for name in dict.fromkeys(target["recommender"]):
         if name != TARGET:
             comparisons[f"{TARGET} - {name}"] = {
                 str(k): paired_difference(
                     _rows(target, recommender=TARGET, k=k),
                     _rows(target, recommender=name, k=k),
-                    ("recall", "ndcg"),
+                    names,
                     samples=samples,
                     seed=seed,
                 )
@@ -178,13 +183,14 @@ def _draft_comparisons(per_user: Mapping[str, pd.DataFrame], samples: int, seed:
         return {}
     base = per_user[REFERENCE_METHOD]
     offered = set(base["verification"])
+    names = [metric.name for metric in of_decoding() if metric.compared and metric.name in base]
     return {
         f"{method} - {REFERENCE_METHOD}": {
             verification: {
                 str(k): paired_difference(
                     _rows(frame, verification=verification, k=k),
                     _rows(base, verification=verification, k=k),
-                    ("accepted_steps",),
+                    names,
                     samples=samples,
                     seed=seed,
                 )

@@ -7,6 +7,7 @@ from atspeed_core.evaluation.speed import too_noisy
 
 Json = dict[str, Any]
 
+NOTHING = "-"
 NOTHING_SPECULATED, TOO_NOISY = "nothing speculated", "too noisy"
 
 
@@ -27,7 +28,9 @@ def markdown(table: TextTable) -> str:
 
 
 def interval_cell(figures: Json, name: str, digits: int) -> str:
-    """A figure with its 95% interval."""
+    """A figure with its 95% interval; results of an earlier version may lack it."""
+    if name not in figures:
+        return NOTHING
     low, high = figures[f"{name}_interval"]
     return f"{figures[name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
@@ -43,7 +46,7 @@ def oracle_share_cell(figures: Json) -> str:
     """WS in percent of the oracle's; a dash where one of them is no number that means anything."""
     cells = [speedup_cell(figures), speedup_cell(figures, "walltime_speedup_oracle")]
     if set(cells) & {NOTHING_SPECULATED, TOO_NOISY}:
-        return "-"
+        return NOTHING
     return f"{figures['walltime_speedup'] / figures['walltime_speedup_oracle']:.0%}"
 
 

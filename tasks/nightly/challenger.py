@@ -6,6 +6,7 @@ from typing import Any
 
 from atspeed_core.errors import UserError
 from atspeed_core.evaluation.inputs import read_stage_json
+from atspeed_core.metrics import of_decoding, of_lists
 from atspeed_core.settings import Params, load_params
 from tasks.deployment.checkout import repository_address
 from tasks.deployment.model_registry import COMMIT, DATASET, DATE, METHOD, RUN, TAG, registered_name
@@ -20,13 +21,11 @@ from tasks.promotion import evidence
 Json = dict[str, Any]
 
 COLUMNS = {  # of the table in the description of a version
-    "accepted_steps": "AS",
-    "target_calls": "calls",
+    **{metric.name: metric.label for metric in of_decoding() if metric.in_tables},
     "walltime_speedup": "WS",
     "latency_ms_p95": "p95 ms",
     "identical_lists": "identical",
-    "recall": "Recall",
-    "ndcg": "NDCG",
+    **{metric.name: metric.label for metric in of_lists() if metric.in_tables},
 }
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from atspeed_core.errors import TemporaryError, UserError
 from atspeed_core.files import read_json
+from atspeed_core.metrics import of_lists
 from tasks.deployment.checkout import STATE
 from tasks.deployment.dvc_project import LOCK_FILE, drop_stale_locks, dvc_project, guard_lock_file, not_in_remote, push
 from tasks.deployment.workflow import answer, command
@@ -126,7 +127,7 @@ def message(night: Night) -> str:
     origin = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["warm_start"]["commit"]
     start = f"warm start from {origin[:10]}" if origin else "trained from scratch"
     lines = [f"Night {night.date} of {night.dataset}", "", f"Code {night.commit[:10]}, {start}; run {night.run_id}"]
-    lines.append(f"target: {figures(metrics['target'], ('recall', 'ndcg'))}")
+    lines.append(f"target: {figures(metrics['target'], tuple(metric.name for metric in of_lists()))}")
     for method, verified in metrics["methods"].items():
         lines.append(f"{method}: {figures(verified['strict'], ('accepted_steps', 'walltime_speedup'))}")
     return "\n".join(lines)

@@ -33,7 +33,7 @@ from tasks.deployment.model_registry import (
 from tasks.deployment.weights import fetch_for_deployment, paths_of
 from tasks.deployment.workflow import NothingToDo, answer, command
 from tasks.mlflow_store import mlflow_client
-from tasks.nightly.challenger import Challenger, description, manifest, read_challenger
+from tasks.nightly.challenger import COLUMNS, Challenger, description, manifest, read_challenger
 from tasks.nightly.night import load_night
 from tasks.paths import IDENTIFIERS, PROCESSED
 from tasks.promotion import evidence
@@ -45,7 +45,6 @@ if TYPE_CHECKING:  # importing MLflow takes seconds
     from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
 
-FIGURES = ("accepted_steps", "walltime_speedup", "recall", "ndcg", "target_calls", "latency_ms_p95")
 SECTION = {"target": "finetune_target", "draft": "align_draft"}  # of params.yaml
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -201,7 +200,7 @@ def log_dataset(client: "MlflowClient", challenger: Challenger) -> None:
 def log_figures(client: "MlflowClient", challenger: Challenger, model_id: str) -> None:
     """Log the figures at the K of the gate, linked to the recommender and the data."""
     name, digest = challenger.data
-    for figure in FIGURES:
+    for figure in (name for name in COLUMNS if name in challenger.judged):
         client.log_metric(
             challenger.run,
             f"challenger/{figure}",

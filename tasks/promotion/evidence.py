@@ -13,6 +13,7 @@ import pandas as pd
 
 from atspeed_core.evaluation.inputs import read_stage_json, read_stage_parquet
 from atspeed_core.files import read_json, write_json
+from atspeed_core.metrics import METRICS
 from atspeed_core.verdict import Evidence, Thresholds
 from tasks.paths import RESULTS
 from tasks.presets import Gate
@@ -87,8 +88,7 @@ def evidence(figures: Json, users: pd.DataFrame, k: int, version: str, date: str
         date=date,
         method=figures["method"],
         users=tuple(rows["user_id"]),
-        recall=rows["recall"].to_numpy(dtype=np.float64),
-        ndcg=rows["ndcg"].to_numpy(dtype=np.float64),
+        metrics={name: rows[name].to_numpy(dtype=np.float64) for name in METRICS.names() if name in rows},
         identical_lists={int(key): figures_at_k.get("identical_lists") for key, figures_at_k in by_k.items()},
         accepted_steps=at_k.get("accepted_steps"),
         walltime_speedup=at_k.get("walltime_speedup"),

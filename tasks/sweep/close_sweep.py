@@ -11,10 +11,11 @@ import typer
 
 from atspeed_core.errors import UserError
 from atspeed_core.files import read_json, replacing
+from atspeed_core.metrics import METRICS, of_decoding, of_lists
 from tasks.deployment.workflow import answer, command
 from tasks.mlflow_store import allowed_name, experiment, find_or_create_run
 from tasks.sweep.plan_sweep import Experiment, Sweep, folder_of, load_sweep
-from tasks.sweep.run_experiment import FAILURE, METRICS
+from tasks.sweep.run_experiment import FAILURE, METRICS_FILE
 from tasks.tracking import KEY, STATE
 
 if TYPE_CHECKING:  # takes seconds to import
@@ -23,17 +24,18 @@ if TYPE_CHECKING:  # takes seconds to import
 Json = dict[str, Any]
 
 FIGURES = [
-    "accepted_steps",
-    "target_calls",
+    *(metric.name for metric in of_decoding() if metric.in_tables),
     "walltime_speedup",
     "walltime_speedup_oracle",
     "identical_lists",
-    "recall",
-    "ndcg",
+    *(metric.name for metric in of_lists() if metric.in_tables),
     "latency_ms_p50",
     "latency_ms_p95",
 ]
-PLOTTED = {"accepted_steps": "Drafted steps accepted", "walltime_speedup": "Walltime speedup", "recall": "Recall"}
+PLOTTED = {
+    **{metric.name: metric.title for metric in METRICS.all().values() if metric.compared},
+    "walltime_speedup": "Walltime speedup",
+}
 MAIN_K = 10  # of summary.md, or the largest K below it; comparison.csv has all
 FAILED = "atspeed.failed_experiments"
 
@@ -56,9 +58,9 @@ def main(run_id: Annotated[str, typer.Option(help="Of the DAG run.")]) -> None:
 
 def strict_figures(folder: Path, experiment: Experiment) -> Json | None:
     """K (as text) -> figures of the experiment's draft, strict verification; None: it has not finished."""
-    if not (folder / METRICS).exists():
+    if not (folder / METRICS_FILE).exists():
         return None
-    return dict(read_json(folder / METRICS)["methods"][experiment.method]["strict"])
+    return dict(read_json(folder / METRICS_FILE)["methods"][experiment.method]["strict"])
 
 
 def comparison(sweep: Sweep, results: dict[str, Json | None]) -> pd.DataFrame:
@@ -118,7 +120,7 @@ def markdown(table: pd.DataFrame) -> list[str]:
 
 def page(sweep: Sweep, table: pd.DataFrame, failures: list[str]) -> str:
     """A page with the main figures by K, one line per experiment; it needs no network."""
-    plots = [plot(table, name, title) for name, title in PLOTTED.items() if len(table)]
+    plots = [plot(table, name, title) for name, title in PLOTTED.items() if name in table]
     parts = [p.to_html(full_html=False, include_plotlyjs=number == 0) for number, p in enumerate(plots)]
     title = html.escape(f"Sweep {sweep.run_id}")
     failed = "".join(f"<li>failed: {html.escape(line)}</li>" for line in failures)

@@ -36,7 +36,7 @@ from tasks.wire_methods import wire_methods
 if TYPE_CHECKING:  # takes a second to import
     from dvc.repo import Repo
 
-METRICS, FAILURE = "metrics.json", "failure.json"
+METRICS_FILE, FAILURE = "metrics.json", "failure.json"
 COMMON = ("cache_topk", "evaluate_target")  # these and all stages before them do not depend on the method
 OF_A_METHOD = ("align_draft", "report")  # sections of params.yaml that these do not read
 DATA = Path("data/interactions.dvc")  # of data sets with nights
@@ -57,13 +57,13 @@ def main(
         experiment = experiment_named(sweep, name)
         results = folder_of(run_id) / experiment.name
         checkout = checkout_of(f"{run_id}~{experiment.name}")
-        if not (results / METRICS).exists():
+        if not (results / METRICS_FILE).exists():
             make_checkout(sweep, experiment, checkout)
             run(sweep, experiment, checkout, results)
         if checkout.exists():  # it is removed when all of its records have been sent to MLflow
             send_pending(checkout / OUTBOX)
             shutil.rmtree(checkout)
-        answer({"name": experiment.name, "metrics": str(results / METRICS)})
+        answer({"name": experiment.name, "metrics": str(results / METRICS_FILE)})
 
 
 def experiment_named(sweep: Sweep, name: str) -> Experiment:
@@ -105,8 +105,8 @@ def run(sweep: Sweep, experiment: Experiment, checkout: Path, results: Path) -> 
         with only_one_at(results.parent / f".{common_work()}.lock"):
             reproduce(repo, list(COMMON), results)
         reproduce(repo, ["report"], results)
-    with replacing(results / METRICS) as temporary:
-        shutil.copyfile(RESULTS / METRICS, temporary)
+    with replacing(results / METRICS_FILE) as temporary:
+        shutil.copyfile(RESULTS / METRICS_FILE, temporary)
     (results / FAILURE).unlink(missing_ok=True)
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from atspeed_core.errors import UserError
+from atspeed_core.metrics import METRICS
 from tasks.deployment.model_registry import Champion, champion_of, set_alias, version_of
 from tasks.deployment.weights import fetch_model, locked_digests, tree_md5
 from tasks.mlflow_store import mlflow_client
@@ -155,8 +156,7 @@ def test_a_champion_is_measured_on_tonights_users(deployment: Deployment, first:
     figures = json.loads((second / "results/champion.json").read_text())
     assert (figures["of"]["version"], figures["ks"], figures["num_test_users"]) == ("1", [1, 3], 7)
     rows = pd.read_parquet(second / "results/per_user/champion.parquet")
-    steps = ["accepted_steps", "target_calls", "target_nodes"]
-    assert list(rows.columns) == ["user_id", "verification", "k", *steps, "recall", "ndcg"]
+    assert list(rows.columns) == ["user_id", "verification", "k", *METRICS.all()]
     at_k = rows[rows["k"] == 3].set_index("user_id")
     assert at_k["recall"].to_dict() == {**{f"u{n}": 1.0 for n in range(6)}, "stranger": 0.0}
     assert figures["verifications"]["strict"]["3"]["recall"] == pytest.approx(6 / 7)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from atspeed_core.errors import UserError
+from atspeed_core.metrics import METRICS
 from atspeed_core.settings import Params
 from tasks import report
 from tests.complete_params import completed
@@ -145,7 +146,7 @@ def test_summary_names_baseline_and_device() -> None:
     assert "load average 0.2 to 1.2" in summary
     assert "a CPU (2 cores, 2 threads), float32" in summary
     assert (
-        "| atspeed_s | strict | 10 | 2.00 [1.90, 2.10] | 1.20 [1.10, 1.30] | 2.00 "
+        "| atspeed_s | strict | 10 | 2.00 [1.90, 2.10] | 2.00 | 1.20 [1.10, 1.30] "
         "| 1.50 [1.40, 1.60] | 2.00 [1.90, 2.10] | 75% |" in summary
     )
     assert "| atspeed_s - sft | strict accepted_steps | 10 | 1.5000 [" in summary
@@ -159,7 +160,7 @@ def test_a_verification_that_a_draft_does_not_offer_is_a_dash() -> None:
     report.write_report(PARAMS)
     summary = Path("results/summary.md").read_text()
     assert f"| sft | relaxed |{' - |' * 14}" in summary
-    assert "| sft | strict | 10 | 0.50 [0.40, 0.60] | - | 3.50 |" in summary  # and so is what it has not
+    assert "| sft | strict | 10 | 0.50 [0.40, 0.60] | 3.50 | - |" in summary  # and so is what it has not
 
 
 def test_page_is_whole_without_a_network() -> None:
@@ -169,7 +170,8 @@ def test_page_is_whole_without_a_network() -> None:
     page = Path("results/report.html").read_text()
     assert not re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)\s*=", page)
     assert "@import" not in page.split("<script>")[0]
-    assert page.count('class="plotly-graph-div"') == 7  # steps, speed, identity, calls, recall, NDCG, one curve
+    metrics = sum(metric.compared for metric in METRICS.all().values())
+    assert page.count('class="plotly-graph-div"') == metrics + 4  # speed, identity, calls, one curve
     assert "Tiny &lt;night&gt;" in page
     assert "<night>" not in page
     assert "<td>codebook_use.1.used</td><td>31</td>" in page
