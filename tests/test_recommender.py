@@ -93,6 +93,14 @@ def test_near_ties_are_settled_by_the_step_by_step_search(recommender, monkeypat
     assert settled.target_calls == [calls + 3 for calls in strict.target_calls]
 
 
+def test_a_shorter_sample_is_the_start_of_a_longer_one(recommender: Recommender) -> None:
+    """The noise of an item depends on the seed alone; the evaluation samples the longest lists only."""
+    longest = recommender.recommend(HISTORIES, 6, verification="exact_sampling", seed=3).items
+    for k in range(1, 6):
+        items = recommender.recommend(HISTORIES, k, verification="exact_sampling", seed=3).items
+        assert items == [row[:k] for row in longest]
+
+
 @pytest.mark.parametrize("verification", ["strict", "exact_sampling"])
 def test_no_plan_changes_a_list(recommender, verification):
     plain = recommender.recommend(HISTORIES, 6, "none")

@@ -155,19 +155,29 @@ def generated(recommender: Recommender, histories: list[list[str]], k: int) -> R
 def sampled_lists(
     recommender: Recommender, examples: Sequence[Example], settings: Evaluate
 ) -> dict[str, dict[int, Lists]]:
-    """K -> lists sampled from the target: without replacement from its distribution over items, and as published."""
+    """Lists sampled from the target: without replacement from its distribution over items, and as published; by K.
+
+    The first k of a list sampled without replacement are such a list of k items, so the longest lists serve every K.
+    The published scheme keeps K beams, so each K has lists of its own.
+    """
     batches = in_batches([example.history for example in examples], settings.batch_size)
 
-    def exactly(histories: list[list[str]], first: int, k: int) -> Recommendation:
-        return recommender.recommend(histories, k, verification="exact_sampling", seed=settings.seed + first)
+    def exactly(histories: list[list[str]], first: int) -> Recommendation:
+        return recommender.recommend(
+            histories, max(settings.ks), verification="exact_sampling", seed=settings.seed + first
+        )
 
     def as_published(histories: list[list[str]], first: int, k: int) -> Recommendation:
         return recommender.sample_as_published(histories, k, seed=settings.seed + first)
 
-    samplers = {"target_sampling": exactly, "target_sampling_published": as_published}
+    longest = collect_lists(exactly, track(batches, "lists sampled from the target"))["items"].tolist()
+    published = {
+        k: collect_lists(partial(as_published, k=k), batches)["items"].tolist()
+        for k in track(settings.ks, "lists sampled from the target as published")
+    }
     return {
-        name: {k: collect_lists(partial(sampler, k=k), batches)["items"].tolist() for k in settings.ks}
-        for name, sampler in track(samplers.items(), "lists sampled from the target", total=len(samplers))
+        "target_sampling": {k: [items[:k] for items in longest] for k in settings.ks},
+        "target_sampling_published": published,
     }
 
 
