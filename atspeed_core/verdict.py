@@ -114,7 +114,7 @@ def judge(challenger: Evidence, champion: Evidence | None, thresholds: Threshold
 def probability_of_loss(differences: FloatArray, tolerance: float) -> float:
     """Share of bootstrap samples of users whose mean difference lies below -`tolerance`.
 
-    Users with the same difference are interchangeable, so the number of times that each value is drawn is sampled
+    Users with the same difference are interchangeable, so the number of times that each value occurs is sampled
     and not the users one by one: the same distribution, and the order of the users cannot matter.
 
     Args:
@@ -125,8 +125,8 @@ def probability_of_loss(differences: FloatArray, tolerance: float) -> float:
     rng = np.random.default_rng(SEED)
     num_users, worse = len(differences), 0
     for _ in range(SAMPLES // SAMPLES_AT_ONCE):
-        drawn = rng.multinomial(num_users, counts / num_users, size=SAMPLES_AT_ONCE)
-        worse += int((drawn @ values / num_users < -tolerance - ROUNDING).sum())
+        resampled = rng.multinomial(num_users, counts / num_users, size=SAMPLES_AT_ONCE)
+        worse += int((resampled @ values / num_users < -tolerance - ROUNDING).sum())
     return worse / SAMPLES
 
 

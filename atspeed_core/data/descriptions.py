@@ -36,15 +36,18 @@ def read_descriptions(
         UserError: the file is unreadable (see `read_records`).
     """
     wanted = may_stay(interactions.frame, settings)
-    found: dict[str, tuple[int, str, str]] = {}
+    described: dict[str, tuple[int, str, str]] = {}
     for frame in read_records(path, fields):
         for line, item, *values in frame.itertuples(name=None):
             item_id = str(item).strip()
-            if item_id in wanted and item_id not in found:
-                found[item_id] = (line, *describe(*values))
-    lines = pd.Index([line for line, _, _ in found.values()], dtype="int64", name="line")
-    texts = {"title": [title for _, title, _ in found.values()], "text": [text for _, _, text in found.values()]}
-    frame = pd.DataFrame({"item_id": list(found), **texts}, index=lines, dtype="str")
+            if item_id in wanted and item_id not in described:
+                described[item_id] = (line, *describe(*values))
+    lines = pd.Index([line for line, _, _ in described.values()], dtype="int64", name="line")
+    texts = {
+        "title": [title for _, title, _ in described.values()],
+        "text": [text for _, _, text in described.values()],
+    }
+    frame = pd.DataFrame({"item_id": list(described), **texts}, index=lines, dtype="str")
     return Table(frame, path, {name: name for name in ("item_id", "title", "text")})
 
 

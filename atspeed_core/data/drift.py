@@ -28,7 +28,7 @@ class Bounds:
         max_new_users: largest share of interactions by users never seen before.
         max_popularity_shift: largest population stability index of item popularity against the earlier days.
         max_rating_shift: largest Kolmogorov-Smirnov distance of the ratings to those of the earlier days.
-        min_rows: with fewer interactions than these, shares and shifts are told but not judged.
+        min_rows: with fewer interactions than these, shares and shifts are reported but not judged.
     """
 
     window_days: int
@@ -48,8 +48,8 @@ class Check:
     Attributes:
         name: what was looked at; once a day.
         setting: the field of `Bounds` that holds the bound.
-        value: what was found; None where there is nothing to compare.
-        bound: the least (volume_low) or the most that may be found.
+        value: what was measured; None where there is nothing to compare.
+        bound: the least (volume_low) or the most that is accepted.
         ok: whether the value is within the bound.
         judged: whether there are enough interactions for the value to count.
     """
@@ -113,8 +113,8 @@ def popularity_shift(earlier: pd.Series, window: pd.Series, day: pd.Series) -> f
     known = day[day.isin(groups.index)]
     if known.empty:
         return None
-    expected, found = (np.bincount(groups[ids].to_numpy(), minlength=NUM_GROUPS) for ids in (window, known))
-    return stability_index(expected, found)
+    expected, observed = (np.bincount(groups[ids].to_numpy(), minlength=NUM_GROUPS) for ids in (window, known))
+    return stability_index(expected, observed)
 
 
 def popularity_groups(items: pd.Series) -> pd.Series:
@@ -124,14 +124,14 @@ def popularity_groups(items: pd.Series) -> pd.Series:
     return (middle * NUM_GROUPS).astype("int64")
 
 
-def stability_index(expected: np.ndarray, found: np.ndarray) -> float:
+def stability_index(expected: np.ndarray, observed: np.ndarray) -> float:
     """The population stability index of two histograms: sum of (q - p) ln(q / p) over the shares p and q.
 
     Args:
         expected: counts by group, [groups].
-        found: counts by group, [groups].
+        observed: counts by group, [groups].
     """
-    p, q = ((counts + UNSEEN_SHARE) / (counts + UNSEEN_SHARE).sum() for counts in (expected, found))
+    p, q = ((counts + UNSEEN_SHARE) / (counts + UNSEEN_SHARE).sum() for counts in (expected, observed))
     return float(((q - p) * np.log(q / p)).sum())
 
 

@@ -141,8 +141,8 @@ def append(folder: Path, feed: Feed, *, after: str | None, until: str) -> dict[s
     Raises:
         UserError: a file of the feed is wrong, or only some of the days have ratings.
     """
-    told = (has_ratings(path) for path in reversed(partitions(folder)))
-    rated = next((known for known in told if known is not None), None)
+    answers = (has_ratings(path) for path in reversed(partitions(folder)))
+    rated = next((known for known in answers if known is not None), None)
     added = {}
     for new in _new_partitions(feed, after, until):
         rated = _require_ratings_alike(new, rated)
@@ -253,8 +253,8 @@ def _is_late(partition: Path, path: Path, day: str, by_content: bool) -> bool:
     if made_from(partition, path, by_content):
         return False
     try:  # the same rows may stand in another file
-        found = read_day(path, day).reindex(columns=COLUMNS).astype({"rating": "float64"})
-        return not found.reset_index(drop=True).equals(pd.read_parquet(partition))
+        rows = read_day(path, day).reindex(columns=COLUMNS).astype({"rating": "float64"})
+        return not rows.reset_index(drop=True).equals(pd.read_parquet(partition))
     except UserError:
         return True
 

@@ -49,14 +49,14 @@ def k_core(interactions: pd.DataFrame, k: int) -> pd.DataFrame:
     """The largest part in which every user and every item has at least `k` interactions."""
     users = pd.factorize(interactions["user_id"])[0]
     items = pd.factorize(interactions["item_id"])[0]
-    kept = np.ones(len(interactions), dtype=bool)
+    remaining = np.ones(len(interactions), dtype=bool)
     while True:
-        enough_users = np.bincount(users[kept], minlength=len(users)) >= k
-        enough_items = np.bincount(items[kept], minlength=len(items)) >= k
-        left = kept & enough_users[users] & enough_items[items]
-        if left.sum() == kept.sum():
-            return interactions[kept]
-        kept = left
+        enough_users = np.bincount(users[remaining], minlength=len(users)) >= k
+        enough_items = np.bincount(items[remaining], minlength=len(items)) >= k
+        left = remaining & enough_users[users] & enough_items[items]
+        if left.sum() == remaining.sum():
+            return interactions[remaining]
+        remaining = left
 
 
 def may_stay(interactions: pd.DataFrame, settings: PrepareData) -> set[str]:

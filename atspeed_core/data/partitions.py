@@ -45,8 +45,8 @@ def day_in(stem: str) -> str | None:
 
 def history_end_in(stem: str) -> str | None:
     """The first day, YYYY-MM-DD, that is not in a history file, when `stem` names one."""
-    found = _HISTORY.fullmatch(stem)
-    return found[1] if found else None
+    match = _HISTORY.fullmatch(stem)
+    return match[1] if match else None
 
 
 def history_name(before: str) -> str:

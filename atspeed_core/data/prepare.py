@@ -83,27 +83,27 @@ def _parted(interactions: pd.DataFrame, settings: PrepareData, steps: Steps) -> 
 
 
 def _filtered(interactions: pd.DataFrame, settings: PrepareData, steps: Steps) -> pd.DataFrame:
-    kept = interactions
+    remaining = interactions
     if settings.rating_threshold is not None:
-        kept = filtering.at_least(kept, settings.rating_threshold)
-        steps.add(f"rating >= {settings.rating_threshold:g}", kept)
-    kept = filtering.without_duplicates(filtering.in_time_order(kept), settings.duplicates)
-    steps.add(f"duplicates: {settings.duplicates}", kept)
-    kept = _sampled(kept, settings, steps, settings.k_core)
-    kept = filtering.k_core(kept, settings.k_core).astype({"user_id": "str", "item_id": "str"})
-    steps.add(f"{settings.k_core}-core", kept)
-    if kept.empty:
+        remaining = filtering.at_least(remaining, settings.rating_threshold)
+        steps.add(f"rating >= {settings.rating_threshold:g}", remaining)
+    remaining = filtering.without_duplicates(filtering.in_time_order(remaining), settings.duplicates)
+    steps.add(f"duplicates: {settings.duplicates}", remaining)
+    remaining = _sampled(remaining, settings, steps, settings.k_core)
+    remaining = filtering.k_core(remaining, settings.k_core).astype({"user_id": "str", "item_id": "str"})
+    steps.add(f"{settings.k_core}-core", remaining)
+    if remaining.empty:
         sample = ", or sample more users" if settings.sample else ""
         raise UserError(f"no interactions are left ({steps.summary()}); lower rating_threshold or k_core{sample}")
-    return kept
+    return remaining
 
 
 def _sampled(interactions: pd.DataFrame, settings: PrepareData, steps: Steps, k: int) -> pd.DataFrame:
     if settings.sample is None:
         return interactions
-    kept = filtering.sampled(interactions, settings.sample, settings.seed, k)
-    steps.add(f"sample: {settings.sample} users", kept)
-    return kept
+    remaining = filtering.sampled(interactions, settings.sample, settings.seed, k)
+    steps.add(f"sample: {settings.sample} users", remaining)
+    return remaining
 
 
 def _tables(parted: pd.DataFrame, known: pd.DataFrame, settings: PrepareData, steps: Steps) -> Prepared:

@@ -33,7 +33,7 @@ def read_records(path: Path, fields: list[str]) -> Iterator[pd.DataFrame]:
     """Read the named fields of all records, some at a time, with progress.
 
     Args:
-        path: the file; gzip is told by its first bytes.
+        path: the file; gzip is recognised by its first bytes.
         fields: what is kept of a record.
 
     Yields:
@@ -84,8 +84,8 @@ def _records(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Record]]:
             what = f"not a record ({one_line(error)})"
             raise UserError(f"{path}: line {number}: {what}; {REMEDY}") from None
         if not isinstance(record, dict):
-            found = type(record).__name__
-            raise UserError(f"{path}: line {number}: a {found}; a file with one {{...}} a line is expected")
+            kind = type(record).__name__
+            raise UserError(f"{path}: line {number}: a {kind}; a file with one {{...}} per line is expected")
         yield number, record
 
 
@@ -94,7 +94,7 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
     try:
         for number, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES), b""), start=1):
             if len(line) == MAX_LINE_BYTES:
-                raise UserError(f"{path}: line {number} is longer than 64 MiB; one record a line is expected")
+                raise UserError(f"{path}: line {number} is longer than 64 MiB; one record per line is expected")
             yield number, line
     except (EOFError, OSError, zlib.error) as error:
         where = f"line {number + 1}: breaks off or is damaged here ({one_line(error)})"

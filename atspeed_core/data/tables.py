@@ -79,7 +79,7 @@ def read_delimited_chunks(
 ) -> Iterator[pd.DataFrame]:
     """Read a text table of any size: as `read_delimited`, `CHUNK_ROWS` rows at a time, with progress.
 
-    The separator is one character; gzip is told by the file's first bytes.
+    The separator is one character; gzip is recognised by the file's first bytes.
     """
     with _readable(path, encoding), open_bytes(path) as (file, raw):
         options = _options(separator, names, encoding, quoted) | {"chunksize": CHUNK_ROWS, "compression": None}
@@ -157,8 +157,8 @@ def require_columns(frame: pd.DataFrame, path: Path, columns: list[str], remedy:
     """
     missing = [column for column in columns if column not in frame.columns]
     if missing:
-        found = " ".join(", ".join(map(str, frame.columns)).split())  # one line, whatever the header holds
-        raise UserError(f"{path}: no column {', '.join(map(repr, missing))} (found: {found}); {remedy}")
+        present = " ".join(", ".join(map(str, frame.columns)).split())  # one line, whatever the header holds
+        raise UserError(f"{path}: no column {', '.join(map(repr, missing))} (found: {present}); {remedy}")
 
 
 def one_line(error: Exception) -> str:

@@ -105,9 +105,9 @@ def nearest(similarities: sparse.csr_array, neighbours: int) -> sparse.csr_array
     place = np.empty(len(similarities.data), dtype=np.int64)
     for start, end in itertools.pairwise(similarities.indptr):
         place[start + np.argsort(-similarities.data[start:end], kind="stable")] = np.arange(end - start)
-    kept = place < neighbours
-    ends = np.concatenate([[0], np.cumsum(kept)])[similarities.indptr]
-    return sparse.csr_array((similarities.data[kept], similarities.indices[kept], ends), similarities.shape)
+    nearest = place < neighbours
+    ends = np.concatenate([[0], np.cumsum(nearest)])[similarities.indptr]
+    return sparse.csr_array((similarities.data[nearest], similarities.indices[nearest], ends), similarities.shape)
 
 
 def top_items(scores: FloatArray, popularity: FloatArray, k: int) -> IntArray:

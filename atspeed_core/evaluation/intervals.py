@@ -40,7 +40,7 @@ def mean_figures(frame: pd.DataFrame, names: Sequence[str], *, samples: int, see
 
 
 def _interval(data: tuple[FloatArray, ...], statistic: Callable[..., Any], samples: int, seed: int) -> Interval:
-    found = bootstrap(
+    interval = bootstrap(
         data,
         statistic,
         n_resamples=samples,
@@ -51,7 +51,7 @@ def _interval(data: tuple[FloatArray, ...], statistic: Callable[..., Any], sampl
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(interval.low), float(interval.high)
 
 
 def _mean(values: FloatArray, axis: int) -> Any:

@@ -201,9 +201,9 @@ def _lists(
         places = [_places(training, history) for history in users]
         items = padded_items(places, max_history=model.max_history).to(model.items.weight.device)
         with torch.inference_mode():
-            found = model.scores(model(items)[:, -1])
-            found[(items < 0).all(1)] = 0
-        return found.double().cpu().numpy()
+            scored = model.scores(model(items)[:, -1])
+            scored[(items < 0).all(1)] = 0
+        return scored.double().cpu().numpy()
 
     return best_scored(training, known, exclude_seen, k, scores)
 

@@ -86,12 +86,12 @@ class Catalog:
 
     def items_of_leaves(self, leaves: Sequence[int]) -> list[str]:
         """Items of trie leaves, one leaf after the other; those that share a leaf follow in catalog order."""
-        trie, found = self.trie, []
+        trie, items = self.trie, []
         for leaf in leaves:
             if leaf >= 0:
                 start, end = trie.first_item[leaf - trie.first_leaf : leaf - trie.first_leaf + 2]
-                found += [self.items[i] for i in trie.leaf_items[start:end]]
-        return found
+                items += [self.items[i] for i in trie.leaf_items[start:end]]
+        return items
 
     def positions_of(self, items: Sequence[str]) -> IntArray:
         """Places of known items; unknown ones are left out."""

@@ -101,11 +101,11 @@ def keep_or_rebuild(
     facts: dict[str, Any] = {"reason": "", "error_kept": None, "error_fresh": round(error_fresh, 5)}
     if earlier is None or (obstacle := obstacle_to_keeping(items, earlier, settings)):
         return fresh, facts | {"reason": "no champion is given" if earlier is None else obstacle}
-    kept = extend(vectors, known_codes(items, earlier), settings)
-    error_kept = kept.error(vectors)
+    extended = extend(vectors, known_codes(items, earlier), settings)
+    error_kept = extended.error(vectors)
     bound = settings.rebuild_above * max(error_fresh, NEGLIGIBLE_ERROR)
     facts |= {"error_kept": round(error_kept, 5), "reason": f"error {error_kept:.4f}, rebuilt above {bound:.4f}"}
-    return (fresh if error_kept > bound else kept), facts
+    return (fresh if error_kept > bound else extended), facts
 
 
 def obstacle_to_keeping(items: Sequence[str], earlier: Earlier, settings: BuildIdentifiers) -> str:
@@ -184,8 +184,8 @@ def changes(catalog: Catalog, earlier: Earlier | None) -> dict[str, Any]:
     now = catalog.identifiers()
     before = earlier.identifiers if earlier else {}
     known = now.keys() & before.keys()
-    kept = sum(now[item] == before[item] for item in known)
-    return {"kept": kept, "new": len(now) - len(known), "rebuilt": kept < len(known) or not known}
+    unchanged = sum(now[item] == before[item] for item in known)
+    return {"kept": unchanged, "new": len(now) - len(known), "rebuilt": unchanged < len(known) or not known}
 
 
 def _nearest_used(vectors: FloatArray, books: FloatArray, known: IntArray) -> IntArray:

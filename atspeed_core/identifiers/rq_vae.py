@@ -136,8 +136,8 @@ def _revive_unused_codes(model: RqVaeModel, data: Tensor) -> None:
         for codebook in model.codebooks:
             codes = torch.cdist(residual, codebook).argmin(dim=1)
             unused = torch.bincount(codes, minlength=len(codebook)) == 0
-            drawn = torch.randint(len(residual), (int(unused.sum()),))
-            codebook[unused] = residual[drawn]
+            replacements = torch.randint(len(residual), (int(unused.sum()),))
+            codebook[unused] = residual[replacements]
             residual = residual - codebook[codes]
 
 

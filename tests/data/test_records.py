@@ -46,7 +46,7 @@ def test_what_only_the_slow_parser_takes_is_taken(tmp_path: Path) -> None:
         ("{'a': 1}\n{'a': \n", "line 2: not a record ('{' was never closed"),
         ('{"a": 1}\n{"a": "\udcff"}\n', "line 2: not a record ('utf-8' codec can't decode"),
         ("[" * 100_000 + "\n", "line 1: not a record"),
-        ('[{"a": 1}]\n', "line 1: a list; a file with one {...} a line is expected"),
+        ('[{"a": 1}]\n', "line 1: a list; a file with one {...} per line is expected"),
         ("a,b\n1,2\n", "line 1: not a record"),
     ],
 )
@@ -75,5 +75,5 @@ def test_no_file_and_an_empty_one(tmp_path: Path) -> None:
 
 def test_a_line_without_end_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("atspeed_core.data.records.MAX_LINE_BYTES", 1000)
-    with pytest.raises(UserError, match="line 2 is longer than 64 MiB; one record a line is expected"):
+    with pytest.raises(UserError, match="line 2 is longer than 64 MiB; one record per line is expected"):
         rows(write(tmp_path / "a.json", '{"a": 1}\n{"a": "' + "x" * 5000), ["a"])

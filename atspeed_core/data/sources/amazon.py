@@ -4,7 +4,7 @@
     2018  Video_Games_5.json.gz        Video_Games.csv (item, user, rating, time)       meta_Video_Games.json.gz
     2023  Video_Games.jsonl.gz         Video_Games.csv (with a header)                  meta_Video_Games.jsonl.gz
 
-The edition is told by the fields, not by the name.
+The edition is recognised by the fields, not by the name.
 """
 
 import logging
@@ -103,8 +103,8 @@ def _reviews(path: Path) -> Path:
 def _metadata(reviews: Path) -> Path:
     category = re.sub(r"^(reviews|ratings)_|(_\d+)?\.(jsonl?|csv)(\.gz)?$", "", reviews.name)
     for ending in META_ENDINGS:
-        if (found := reviews.with_name(f"meta_{category}{ending}")).is_file():
-            return found
+        if (metadata := reviews.with_name(f"meta_{category}{ending}")).is_file():
+            return metadata
     raise missing(reviews.with_name(f"meta_{category}.json.gz"), ORIGINS)
 
 
