@@ -43,7 +43,7 @@ Histories = Sequence[Sequence[str]]
 Errors = Mapping[int, DraftErrors | None]
 
 
-def make_plan(
+def make_plan(  # noqa: PLR0913 - one per condition of a plan; planning is to be rebuilt
     recommender: Recommender,
     histories: Histories,
     *,

@@ -60,7 +60,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-def main(
+def main(  # noqa: PLR0913 - one parameter per option of the command
     folder: Annotated[Path, typer.Option(help="A project's folder, after its pipeline ran.")] = Path(),
     method: Annotated[str, typer.Option(help="Whose draft: models/drafts/METHOD.")] = "atspeed_s",
     target: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(TARGETS)}; repeat for more.")] = None,

@@ -14,7 +14,7 @@ from atspeed_core.errors import UserError
 from atspeed_core.files import digest, replacing
 from atspeed_core.progress import track
 from atspeed_core.settings import CacheTopk, Params
-from atspeed_core.training.topk_cache import Context, choose_contexts, write_index, write_shards
+from atspeed_core.training.topk_cache import Context, TopkSearch, choose_contexts, write_index, write_shards
 from tasks.paths import CHECKPOINTS, IDENTIFIERS, PROCESSED, TARGET, TOPK_CACHE
 from tasks.stage import ParamsPath, Run, stage
 
@@ -97,11 +97,7 @@ def _compute(run: Run, recommender: Recommender, contexts: list[Context], histor
         partial,
         contexts,
         histories,
-        recommender.target,
-        recommender.encoder,
-        recommender.trie,
-        top_k=settings.top_k,
-        batch_size=settings.batch_size,
+        TopkSearch(recommender.target, recommender.encoder, recommender.trie, settings.top_k, settings.batch_size),
         contexts_per_shard=settings.contexts_per_shard,
     )
     rate = index.num_contexts / (time.monotonic() - started)

@@ -7,7 +7,7 @@ from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.models.tokenizer import build_tokenizer
 from atspeed_core.settings import AlignDraft
 from atspeed_core.training.alignment_batch import AlignmentData
-from atspeed_core.training.topk_cache import Context, TopkCache, choose_contexts, write_index, write_shards
+from atspeed_core.training.topk_cache import Context, TopkCache, TopkSearch, choose_contexts, write_index, write_shards
 from tests import complete_params
 from tests.tiny_models import make_catalog, make_model, make_recommender
 
@@ -23,10 +23,9 @@ def make_alignment_data(folder: Path) -> AlignmentData:
     contexts += [Context(user, len(items), (user, user + 1)) for user, items in enumerate(SEQUENCES)]
     items = recommender.catalog.items
     histories = [SEQUENCES[c.user][: c.position] + [items[place] for place in c.rollout] for c in contexts]
-    encoder, trie, target = recommender.encoder, recommender.trie, recommender.target
+    search = TopkSearch(recommender.target, recommender.encoder, recommender.trie, top_k=4, batch_size=8)
     (folder / "cache").mkdir()
-    shards = {"top_k": 4, "batch_size": 8, "contexts_per_shard": 16}
-    write_index(folder / "cache", write_shards(folder / "cache", contexts, histories, target, encoder, trie, **shards))
+    write_index(folder / "cache", write_shards(folder / "cache", contexts, histories, search, contexts_per_shard=16))
     sequences = [recommender.catalog.positions_of(s) for s in SEQUENCES]
     return AlignmentData(
         sequences, TopkCache(folder / "cache"), recommender.encoder, recommender.trie, recommender.target

@@ -125,21 +125,37 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
+@dataclass(frozen=True)
+class TopkSearch:
+    """What finds the target's `top_k` sequences of a context, `batch_size` contexts at a time."""
+
+    model: CodeModel
+    encoder: PromptEncoder
+    trie: DeviceTrie
+    top_k: int
+    batch_size: int
+
+    def batches(self, histories: Sequence[Sequence[str]]) -> list[Sequences]:
+        """The sequences of every history, one element per batch."""
+        device = self.trie.device
+        batches = []
+        for start in range(0, len(histories), self.batch_size):
+            prompts, mask = self.encoder.encode(histories[start : start + self.batch_size])
+            batches.append(top_sequences(self.model, self.trie, prompts.to(device), mask.to(device), self.top_k))
+        return batches
+
+
 def write_shards(
     folder: Path,
     contexts: Sequence[Context],
     histories: Sequence[Sequence[str]],
-    model: CodeModel,
-    encoder: PromptEncoder,
-    trie: DeviceTrie,
+    search: TopkSearch,
     *,
-    top_k: int,
-    batch_size: int,
     contexts_per_shard: int,
 ) -> CacheIndex:
     """Compute and write every shard that `folder` does not hold yet; `histories` are those of `contexts`.
 
-    Rollouts come last. A shard is whole or absent, so a killed run goes on where it stopped.
+    Rollouts come last. A shard is whole or absent, so a killed run resumes where it stopped.
     """
     numbers = range(0, len(contexts), contexts_per_shard)
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,24 +164,13 @@ def write_shards(
         if path.exists():
             logger.info("%s is there already", path.name)
             continue
-        made = _batches(histories[span], model, encoder, trie, top_k, batch_size)
+        batches = search.batches(histories[span])
         with replacing(path) as temporary:
-            save_file(_shard(contexts[span], made), temporary)
+            save_file(_shard(contexts[span], batches), temporary)
     size = sum(path.stat().st_size for path in folder.glob("shard-*"))
     users = len({context.user for context in contexts})
     observed = sum(context.observed for context in contexts)
-    return CacheIndex(top_k, contexts_per_shard, len(contexts), observed, users, size)
-
-
-def _batches(
-    histories: Sequence[Sequence[str]], model: CodeModel, encoder: PromptEncoder, trie: DeviceTrie, k: int, size: int
-) -> list[Sequences]:
-    device = trie.device
-    made = []
-    for start in range(0, len(histories), size):
-        prompts, mask = encoder.encode(histories[start : start + size])
-        made.append(top_sequences(model, trie, prompts.to(device), mask.to(device), k))
-    return made
+    return CacheIndex(search.top_k, contexts_per_shard, len(contexts), observed, users, size)
 
 
 def _shard(contexts: Sequence[Context], made: Sequence[Sequences]) -> dict[str, Tensor]:

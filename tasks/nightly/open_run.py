@@ -59,7 +59,7 @@ class Request:
 
 
 @app.command()
-def main(  # one parameter per option of the command
+def main(  # noqa: PLR0913 - one parameter per option of the command
     run_id: Annotated[str, typer.Option(help="Of the DAG run.")],
     date: Annotated[str, typer.Option(help="The day whose interactions come in, YYYY-MM-DD (UTC).")],
     dataset: Annotated[str, typer.Option(help="Name of the preset.")],

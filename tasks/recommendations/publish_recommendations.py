@@ -17,7 +17,7 @@ from atspeed_core.files import replacing, write_json
 from tasks.deployment.workflow import answer, command
 from tasks.mlflow_store import experiment, find_or_create_run
 from tasks.recommendations.plan_recommendations import LISTS, MANIFEST, Plan, load_plan, read_shard, shard_file
-from tasks.recommendations.recommend_shard import Facts, finished
+from tasks.recommendations.shard_facts import Facts, finished
 from tasks.tracking import KEY
 
 CURRENT = "current"

@@ -4,12 +4,10 @@ The file is written atomically, and its metadata identify the plan that it belon
 computed again.
 """
 
-import json
 import logging
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,37 +21,12 @@ from atspeed_core.recommender import Recommender
 from tasks.deployment.weights import load_recommender
 from tasks.deployment.workflow import answer, command
 from tasks.recommendations.plan_recommendations import LISTS, Plan, load_plan, read_shard, shard_file
+from tasks.recommendations.shard_facts import Facts, finished
 
 LAYOUT = pa.schema([("user_id", pa.string()), ("rank", pa.int32()), ("item_id", pa.string()), ("score", pa.float64())])
-FACTS = b"atspeed"  # key in the file's metadata
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Facts:
-    """The metadata of a finished shard.
-
-    Attributes:
-        key: of the plan.
-        users: number of users in the shard.
-        without_list: users without a list: the catalog contains none of their items, or they had all of them.
-        seconds: spent on the lists, without loading the models.
-    """
-
-    key: str
-    users: int
-    without_list: list[str]
-    seconds: float
-
-    def summary(self) -> dict[str, Any]:
-        """The answer of the command."""
-        return {
-            "users": self.users,
-            "seconds": round(self.seconds, 3),
-            "users_per_second": round(self.users / self.seconds, 2) if self.seconds else 0.0,
-        }
 
 
 @app.command()
@@ -70,16 +43,6 @@ def main(
         if facts:
             log.info("shard %d is finished already", shard)
         answer((facts or recommend_shard(folder, plan, shard)).summary())
-
-
-def finished(folder: Path, plan: Plan, shard: int) -> Facts | None:
-    """The facts of a finished shard of `plan`; None: the shard is not finished, or of another plan."""
-    try:
-        metadata = pq.read_schema(shard_file(folder / LISTS, shard)).metadata or {}
-    except (FileNotFoundError, pa.ArrowInvalid):
-        return None
-    facts = Facts(**json.loads(metadata[FACTS])) if FACTS in metadata else None
-    return facts if facts and facts.key == plan.key else None
 
 
 def recommend_shard(folder: Path, plan: Plan, shard: int) -> Facts:
@@ -117,7 +80,7 @@ def lists(
 def write_lists(path: Path, rows: list[tuple[str, int, str, float]], facts: Facts) -> None:
     """Write the lists with their facts, atomically."""
     columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
-    layout = LAYOUT.with_metadata({FACTS: json.dumps(asdict(facts)).encode()})
+    layout = LAYOUT.with_metadata(facts.as_metadata())
     with replacing(path) as temporary:
         pq.write_table(pa.table(columns, schema=layout), temporary, compression="zstd")
 

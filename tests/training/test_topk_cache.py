@@ -8,6 +8,7 @@ from atspeed_core.training.prefix_trees import kth_path, prefix_tree
 from atspeed_core.training.topk_cache import (
     Context,
     TopkCache,
+    TopkSearch,
     choose_contexts,
     shard_name,
     write_index,
@@ -25,10 +26,13 @@ def recommender(tmp_path_factory):
     return make_recommender(make_catalog(CODES), tmp_path_factory.mktemp("models"))
 
 
+def search_of(recommender):
+    return TopkSearch(recommender.target, recommender.encoder, recommender.trie, K, batch_size=4)
+
+
 def write(folder, recommender, contexts):
     histories = [SEQUENCES[c.user][: c.position] for c in contexts]
-    models = (recommender.target, recommender.encoder, recommender.trie)
-    index = write_shards(folder, contexts, histories, *models, top_k=K, batch_size=4, contexts_per_shard=6)
+    index = write_shards(folder, contexts, histories, search_of(recommender), contexts_per_shard=6)
     write_index(folder, index)
     return index
 
@@ -47,9 +51,8 @@ def test_a_rollout_is_a_context_with_what_the_target_says_after_it(tmp_path, rec
     rollouts = [Context(2, 5, (3,)), Context(2, 5, (3, 20)), Context(4, 7, (11,))]
     histories = [SEQUENCES[c.user][: c.position] + [recommender.catalog.items[i] for i in c.rollout] for c in rollouts]
     before = [SEQUENCES[c.user][: c.position] for c in observed]
-    models = (recommender.target, recommender.encoder, recommender.trie)
-    options = {"top_k": K, "batch_size": 4, "contexts_per_shard": 6}
-    index = write_shards(tmp_path, observed + rollouts, before + histories, *models, **options)
+    search = search_of(recommender)
+    index = write_shards(tmp_path, observed + rollouts, before + histories, search, contexts_per_shard=6)
     write_index(tmp_path, index)
     cache = TopkCache(tmp_path)
     assert (len(cache), cache.index.num_observed, cache.index.num_users) == (12, 9, 9)
