@@ -20,6 +20,7 @@ TINY: dict[str, dict[str, Any]] = {
     "finetune_target": {
         "architecture": {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "intermediate_size": 64},
         "max_epochs": 4,
+        "deepspeed": {"num_processes": 1, "zero_stage": 2, "precision": "float32"},  # importing it takes the time here
     },
     "cache_topk": {"top_k": 5, "contexts_per_user": 2, "contexts_per_shard": 32, "compare_users": 4},
     "align_draft": {

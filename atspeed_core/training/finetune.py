@@ -209,7 +209,7 @@ def _train_epoch(engine: Any, settings: FinetuneTarget, data: FinetuneData, epoc
     windows = _windows(settings, data, epoch)
     starts = range(0, len(windows) - len(windows) % world, settings.batch_size)
     losses = []
-    for start in track(starts, f"epoch {epoch}", total=len(starts)):
+    for start in track(starts, f"epoch {epoch}", total=len(starts)) if rank == 0 else starts:
         mine = windows[start : start + settings.batch_size][rank::world]
         losses.append(_update(engine, mine, data.encoder, _parts(settings)))
     return _mean_over_ranks(torch.stack(losses).sum(), len(losses))

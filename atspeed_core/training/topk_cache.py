@@ -246,15 +246,17 @@ class TopkCache:
     def _row(self, row: int) -> tuple[Context, Tensor, Tensor]:
         shard = self._shards[row // self.index.contexts_per_shard]
         i = row % self.index.contexts_per_shard
-        start, end = shard.get_slice("offsets")[i : i + 2].tolist()
-        rollout = tuple(item for item in shard.get_slice("rollout")[i].tolist() if item != NO_ITEM)
-        context = Context(int(shard.get_slice("user")[i]), int(shard.get_slice("position")[i]), rollout)
-        return context, shard.get_slice("leaves")[i], shard.get_slice("values")[start:end]
+        start, end = shard["offsets"][i : i + 2].tolist()
+        rollout = tuple(item for item in shard["rollout"][i].tolist() if item != NO_ITEM)
+        context = Context(int(shard["user"][i]), int(shard["position"][i]), rollout)
+        return context, shard["leaves"][i], shard["values"][start:end]
 
 
-def _open(path: Path) -> safe_open:
+def _open(path: Path) -> dict[str, Tensor]:
+    """The tensors of a shard, whose pages are read from the file when they are looked at."""
     try:
-        return safe_open(path, framework="pt")
+        shard = safe_open(path, framework="pt")
+        return {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: missing or damaged ({error}); run the cache_topk stage again") from None
 
