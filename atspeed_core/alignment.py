@@ -5,17 +5,16 @@ The language models start from the same initial draft and make the same number o
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from atspeed_core.decoding.code_model import CodeModel
+from atspeed_core.drafters import DRAFTERS, Learner
 from atspeed_core.methods import Method
-from atspeed_core.models.one_shot import OneShotDraft
 from atspeed_core.settings import AlignDraft
 from atspeed_core.training.alignment_batch import AlignmentBatch, AlignmentData
 from atspeed_core.training.curves import Curves
@@ -28,51 +27,37 @@ Windows = list[NDArray[np.int64]]
 TrainingBatch = tuple[list[np.int64], Windows | None]  # numbers of contexts; windows of the recommendation loss
 
 
-@dataclass(frozen=True)
-class Learner:
-    """How one kind of draft learns.
-
-    Attributes:
-        module: whose weights change.
-        schedule: of its updates.
-        batch_size: contexts per update.
-        recommendation_loss: of windows of the training sequences; None: the kind has none.
-    """
-
-    module: nn.Module
-    schedule: Schedule
-    batch_size: int
-    recommendation_loss: Callable[[Windows], Tensor] | None
-
-
 def align(
-    draft: CodeModel | OneShotDraft,
+    draft: Any,
     data: AlignmentData,
     method: Method,
     settings: AlignDraft,
     *,
     checkpoint: Path | None = None,
 ) -> Curves:
-    """Train `draft` in place; returns its learning curves.
+    """Train `draft`, of the kind that `method` names, in place; returns its learning curves.
 
     With `checkpoint`, a file, a stopped run resumes from its last state and ends with the same weights.
     """
-    learner = _learner(draft, data, settings)
+    learner = DRAFTERS.get(method.drafter).learner(draft, settings)
+    if learner is None:
+        return Curves()
 
     def terms(batch: TrainingBatch, step: int) -> dict[str, Tensor]:
         rows, windows = batch
-        rec = learner.recommendation_loss(windows) if learner.recommendation_loss and windows is not None else None
+        rec = None if windows is None else recommendation_loss(learner.module, token_batch(windows, data.encoder))
         if method.loss is None:
             return _total(rec, {}, settings.alpha)
         cached = data.cache.batch(np.array(rows), data.trie)
         return _total(rec, alignment_terms(draft, data, method, settings, cached, step), settings.alpha)
 
     batches, label = _batches(data, method, settings, learner), f"aligning {method.name}"
-    return train(learner.module, batches, terms, learner.schedule, label=label, checkpoint=checkpoint)
+    schedule = Schedule(learner.num_updates, learner.learning_rate, settings.weight_decay)
+    return train(learner.module, batches, terms, schedule, label=label, checkpoint=checkpoint)
 
 
 def alignment_terms(
-    draft: CodeModel | OneShotDraft,
+    draft: Any,
     data: AlignmentData,
     method: Method,
     settings: AlignDraft,
@@ -85,25 +70,11 @@ def alignment_terms(
     return method.loss(AlignmentBatch(draft, data, cached, settings, source))
 
 
-def _learner(draft: CodeModel | OneShotDraft, data: AlignmentData, settings: AlignDraft) -> Learner:
-    if isinstance(draft, OneShotDraft):
-        own = settings.one_shot
-        return Learner(draft, Schedule(own.num_updates, own.learning_rate, settings.weight_decay), own.batch_size, None)
-    model = draft.model
-    return Learner(
-        model,
-        Schedule(settings.num_updates, settings.learning_rate, settings.weight_decay),
-        settings.batch_size,
-        lambda windows: recommendation_loss(model, token_batch(windows, data.encoder)),
-    )
-
-
 def _batches(
     data: AlignmentData, method: Method, settings: AlignDraft, learner: Learner
 ) -> Callable[[int], Iterator[TrainingBatch]]:
     """Batches from an update on. Each epoch shuffles contexts, and windows where there are any, with its own seeds."""
     size = len(data.cache) if method.learns_from_rollouts(settings) else data.cache.index.num_observed
-    learns_from_windows = learner.recommendation_loss is not None
 
     def windows(epoch: int) -> Windows:
         length = data.encoder.max_history + 1
@@ -111,12 +82,12 @@ def _batches(
         return epoch_windows(data.sequences, window_items=length, batch_size=learner.batch_size, seed=seed)
 
     def contexts(epoch: int) -> list[np.int64]:
-        seed = [settings.seed, epoch, 1] if learns_from_windows else [settings.seed, epoch]
+        seed = [settings.seed, epoch, 1] if learner.learns_to_recommend else [settings.seed, epoch]
         return list(np.random.default_rng(seed).permutation(size))
 
     def batches(start: int) -> Iterator[TrainingBatch]:
         rows = epochs(contexts, learner.batch_size, start)
-        both = epochs(windows, learner.batch_size, start) if learns_from_windows else repeat(None)
+        both = epochs(windows, learner.batch_size, start) if learner.learns_to_recommend else repeat(None)
         return zip(rows, both, strict=False)  # endless, both of them
 
     return batches

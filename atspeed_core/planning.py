@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from atspeed_core.decoding.beam_rules import BestScore
-from atspeed_core.decoding.drafters import Quotas, rank
 from atspeed_core.decoding.plan import Choice, Plan, Planned, Trial
 from atspeed_core.decoding.planner import (
     CallCosts,
@@ -23,6 +22,7 @@ from atspeed_core.decoding.planner import (
     median_milliseconds,
     shortlist,
 )
+from atspeed_core.decoding.proposals import Quotas, rank
 from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.decoding.search import ROUNDING, SearchResult, beam_search, begin
 from atspeed_core.device import device_facts

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,33 +16,23 @@ from torch import Tensor, nn
 from atspeed_core.decoding import reference
 from atspeed_core.decoding.acceptance import Relaxed, Strict
 from atspeed_core.decoding.beam_rules import BeamRule, BestScore, GumbelTopK
-from atspeed_core.decoding.code_model import CodeModel
+from atspeed_core.decoding.code_model import CodeModel, load_code_model
 from atspeed_core.decoding.device_trie import DeviceTrie
-from atspeed_core.decoding.drafters import (
-    AutoregressivePrefixes,
-    OneShotPrefixes,
-    PrefixModel,
-    PrefixScorer,
-    propose,
-    propose_level_one,
-)
 from atspeed_core.decoding.graphs import CudaCapture, Graphs
-from atspeed_core.decoding.llama import LlamaDecoder
 from atspeed_core.decoding.path_rows import PathRows
 from atspeed_core.decoding.plan import Choice, Plan, Planned
+from atspeed_core.decoding.proposals import PrefixModel, propose, propose_level_one
 from atspeed_core.decoding.published import NoDrafter, UniformDrafter, search_in_rounds
-from atspeed_core.decoding.retrieval import UniformTree, history_numbers
+from atspeed_core.decoding.retrieval import history_numbers
 from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.decoding.search import Begun, SearchResult, beam_search, begin, begin_step_by_step, finish, search
+from atspeed_core.drafters import DRAFTERS, Drafter, drafter_for, drafter_in
 from atspeed_core.errors import UserError
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.identifiers.trie import IntArray
-from atspeed_core.models import one_shot, retrieval
-from atspeed_core.models.building import load_model, load_prompt_encoder
-from atspeed_core.models.draft_folder import drafter_of
-from atspeed_core.models.one_shot import load_one_shot, padded_items
+from atspeed_core.models.building import load_prompt_encoder
+from atspeed_core.models.one_shot import padded_items
 from atspeed_core.models.prompts import PromptEncoder
-from atspeed_core.models.retrieval import RetrievalDraft, load_retrieval
 from atspeed_core.settings import DecodingConfig
 from atspeed_core.verifications import VERIFICATIONS
 
@@ -57,7 +47,7 @@ Constraint = Literal["callback", "tensor"]
 DEFAULT_DECODING = DecodingConfig()
 NO_SPECULATION = Choice(speculation="none")
 
-Draft = CodeModel | PrefixScorer | RetrievalDraft
+Draft = Any  # of the `draft_type` of one of `atspeed_core.drafters`
 
 
 @dataclass(frozen=True)
@@ -156,8 +146,8 @@ class Recommender:
 
         Args:
             target: folder of the target model.
-            draft: folder of the draft, a language model, a one-shot draft or a retrieval draft; without one "strict"
-                speculates with the item trie alone. "relaxed" takes any but a one-shot draft.
+            draft: folder of the draft, of any kind in `atspeed_core.drafters`; without one "strict" speculates with
+                the item trie alone. "relaxed" takes any that drafts in rounds.
             identifiers: LC-Rec style JSON, {"item": ["<a_1>", ...]}.
             plan: how to decode on this device (the evaluate stage writes one), a file or a plan; without
                 one quotas that are generous rather than fast are used.
@@ -176,8 +166,8 @@ class Recommender:
         return cls(
             catalog,
             encoder,
-            _code_model(target, encoder, device, dtype),
-            _load_draft(draft, encoder, device, dtype) if draft is not None else None,
+            load_code_model(target, encoder, device, dtype),
+            drafter_in(draft).load(Path(draft), encoder, device, dtype) if draft is not None else None,
             DeviceTrie.build(catalog.trie, device),
             plan,
             decoding,
@@ -202,9 +192,12 @@ class Recommender:
     @property
     def draft_parameters(self) -> int:
         """Number of weights of the draft, 0 without one."""
-        if isinstance(self.draft, CodeModel):
-            return self.draft.model.num_parameters()
-        return sum(weight.numel() for weight in self.draft.parameters()) if isinstance(self.draft, nn.Module) else 0
+        return self.drafter.num_parameters(self.draft) if self.drafter else 0
+
+    @cached_property
+    def drafter(self) -> Drafter | None:
+        """The kind of the draft; None without one."""
+        return None if self.draft is None else drafter_for(self.draft)
 
     def encode(self, histories: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
         """Left-padded prompts: token ids [B, S] int64 and mask [B, S] int64, on the CPU."""
@@ -244,8 +237,8 @@ class Recommender:
 
     @property
     def drafts_in_rounds(self) -> bool:
-        """Whether the draft that is loaded can serve the published scheme: a one-shot draft scores no beams anew."""
-        return isinstance(self.draft, CodeModel | RetrievalDraft)
+        """Whether the draft that is loaded can serve the published scheme."""
+        return self.drafter is not None and self.drafter.drafts_in_rounds
 
     def without_speculation(self) -> Recommender:
         """The same recommender decoding with the target alone, one level per call."""
@@ -325,11 +318,10 @@ class Recommender:
 
     def _has_a_graph(self, rule: BeamRule) -> bool:
         """Whether nothing but tensors decides what `begin` does: no noise of a seed, no model that is looked at."""
-        plain_draft = self.draft is None or isinstance(self.draft, nn.Module) or type(self.draft) is CodeModel
         return (
             isinstance(rule, BestScore)
             and type(self.target) is CodeModel
-            and plain_draft
+            and (self.drafter is None or self.drafter.is_fixed_program(self.draft))
             and self.decoding.tree_attention
         )
 
@@ -381,8 +373,7 @@ class Recommender:
         self._check(k)
         self._check_rounds(k, "the published scheme")
         request = self.prepare(histories, k)
-        # A uniform distribution has no best nodes: a retrieval draft samples here, too.
-        seed = self.draft.seed if isinstance(self.draft, RetrievalDraft) else None
+        seed = self.drafter.sampling_seed(self.draft) if self.drafter else None
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
         result = search_in_rounds(self.target_tree(request), self._uniform(request, generator), Strict(), k)
         return self._recommendation(histories, result, k)
@@ -489,27 +480,23 @@ class Recommender:
 
     def prefixes(self, request: Request) -> PrefixModel:
         """What the draft, which must be there, says about prefixes for these requests."""
-        assert self.draft is not None
-        if isinstance(self.draft, CodeModel):
-            return AutoregressivePrefixes(request.tree(self.draft))
-        if isinstance(self.draft, RetrievalDraft):
-            return UniformTree(request.trie, len(request.ids))
-        return OneShotPrefixes.after(request.items, self.draft, request.trie)
+        assert self.drafter is not None
+        return self.drafter.prefixes(self.draft, request)
 
     def drafting_rule(self, request: Request, rule: BeamRule) -> BeamRule:
-        """How the draft ranks: as the target does, but the proposals of a retrieval draft are sampled in any case.
+        """How the draft ranks: as the target does, but where the draft has a seed of its own it samples in any case.
 
-        They depend on the draft's seed and on the history alone.
+        Such proposals depend on the draft's seed and on the history alone.
         """
-        if isinstance(self.draft, RetrievalDraft) and isinstance(rule, BestScore):
-            return GumbelTopK(self.draft.seed, history_numbers(request.items))
+        seed = self.drafter.sampling_seed(self.draft) if self.drafter else None
+        if seed is not None and isinstance(rule, BestScore):
+            return GumbelTopK(seed, history_numbers(request.items))
         return rule
 
     def _uniform(self, request: Request, generator: torch.Generator | None) -> UniformDrafter:
-        assert isinstance(self.draft, CodeModel | RetrievalDraft)
-        model = self.draft if isinstance(self.draft, CodeModel) else None
+        assert self.drafter is not None
         return UniformDrafter(
-            request.tree(model) if model else UniformTree(request.trie, len(request.ids)),
+            self.drafter.tree(self.draft, request),
             num_beams=self.decoding.draft_beams,
             num_steps=self.decoding.draft_steps,
             generator=generator,
@@ -526,8 +513,9 @@ class Recommender:
 
     def _check_rounds(self, k: int, scheme: str) -> None:
         if not self.drafts_in_rounds:
+            able = ", ".join(drafter.name for drafter in DRAFTERS.all().values() if drafter.drafts_in_rounds)
             raise UserError(
-                f"{scheme} needs a draft that is a language model, or dare's; load one, or request another verification"
+                f"{scheme} needs a draft of another kind ({able}); load one, or request another verification"
             )
         if k > self.decoding.draft_beams:
             raise UserError(f"k = {k}: the draft proposes only {self.decoding.draft_beams} beams; raise draft_beams")
@@ -564,20 +552,3 @@ class Recommender:
     @cached_property
     def _prefix_counts(self) -> Counter[reference.Prefix]:
         return reference.prefix_counts(self.encoder.item_tokens.numpy())
-
-
-def _code_model(folder: str | Path, encoder: PromptEncoder, device: torch.device, dtype: torch.dtype) -> CodeModel:
-    model = load_model(folder, device=device, dtype=dtype)
-    decoder = LlamaDecoder.of(model, str(folder), prefix=encoder.prefix)
-    return CodeModel(model, encoder.code_ids.to(device), decoder)
-
-
-def _load_draft(folder: str | Path, encoder: PromptEncoder, device: torch.device, dtype: torch.dtype) -> Draft:
-    kind = drafter_of(folder)
-    if kind == retrieval.KIND:
-        return load_retrieval(folder)
-    if kind == one_shot.KIND:
-        return load_one_shot(folder, encoder.catalog, device=device)
-    if load_prompt_encoder(folder, encoder.catalog, max_history=encoder.max_history).prefix != encoder.prefix:
-        raise UserError(f"{folder}: the draft's prompt differs from the target's; train it from this target")
-    return _code_model(folder, encoder, device, dtype)

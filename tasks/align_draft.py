@@ -6,22 +6,15 @@ from typing import Annotated
 
 import torch
 import typer
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from atspeed_core import Recommender
 from atspeed_core.alignment import align
 from atspeed_core.data.sequences import load_train
-from atspeed_core.decoding.code_model import CodeModel
+from atspeed_core.drafters import DRAFTERS, Origins
 from atspeed_core.files import digest
-from atspeed_core.identifiers.catalog import Catalog
-from atspeed_core.methods import METHODS, Method
-from atspeed_core.models import one_shot
-from atspeed_core.models.building import build_model, load_base_draft, load_instruction, save_model
-from atspeed_core.models.champion import SCRATCH, Start, choose_start
-from atspeed_core.models.inherited import build_from
-from atspeed_core.models.prompts import PromptEncoder
-from atspeed_core.models.retrieval import RetrievalDraft, save_retrieval
-from atspeed_core.settings import AlignDraft, Params
+from atspeed_core.methods import METHODS
+from atspeed_core.models.champion import Start
+from atspeed_core.settings import Params
 from atspeed_core.training.alignment_batch import AlignmentData
 from atspeed_core.training.curves import CURVES_FILE, Curves
 from atspeed_core.training.topk_cache import INDEX, TopkCache
@@ -40,22 +33,25 @@ def main(
     method: Annotated[str, typer.Option(help=f"Alignment method: {', '.join(METHODS.names())}.")],
     params: ParamsPath = Path("params.yaml"),
 ) -> None:
-    """Align a draft with the target and write models/drafts/METHOD/; that of dare is a seed, it trains nothing.
+    """Align a draft with the target and write models/drafts/METHOD/.
 
     Training starts from data/champion/drafts/METHOD where that fits, else from scratch. A stopped training resumes
     from its last state (checkpoints/align_draft/).
     """
     with stage("align_draft", params, method=method) as run:
         chosen, data = METHODS.get(method), _load(run.params)
-        start = _start(run, data.encoder, chosen)
+        drafter = DRAFTERS.get(chosen.drafter)
+        origins = Origins(TARGET, CHAMPION, data.encoder, data.trie.device)
+        start = drafter.start(f"drafts/{method}", origins, run.params.align_draft)
         log.info("starts from %s: %s", start.origin, start.reason)
         run.log_param("started_from", start.origin)
         run.log_param("start_reason", start.reason)
         settings = run.params.align_draft.warmed() if start.folder else run.params.align_draft
         checkpoint = CHECKPOINTS / "align_draft" / f"{_fingerprint(run.params, method, start)}.pt"
         torch.manual_seed(settings.seed)
-        train = {"one_shot": _one_shot, "dare": _retrieval, "language_model": _language_model}[chosen.drafter]
-        curves = train(chosen, data, settings, start, checkpoint)
+        draft = drafter.build(start, origins, settings)
+        curves = align(draft, data, chosen, settings, checkpoint=checkpoint)
+        drafter.save(DRAFTS / method, draft, origins, {CURVES_FILE: curves.csv(every=CURVE_EVERY)})
         checkpoint.unlink(missing_ok=True)
         _record(run, curves, DRAFTS / method)
 
@@ -66,63 +62,6 @@ def _load(params: Params) -> AlignmentData:
     catalog = recommender.catalog
     sequences = [catalog.positions_of(items) for items in load_train(PROCESSED).values()]
     return AlignmentData(sequences, TopkCache(TOPK_CACHE), recommender.encoder, recommender.trie, recommender.target)
-
-
-def _start(run: Run, encoder: PromptEncoder, method: Method) -> Start:
-    settings, part = run.params.align_draft, f"drafts/{method.name}"
-    if method.drafter == "dare":
-        return Start(None, SCRATCH, "nothing is trained")
-    if method.drafter == "language_model":
-        shape, base_model = settings.architecture, settings.base_model
-        return choose_start(CHAMPION, part, encoder.catalog, architecture=shape, base_model=base_model)
-    start = choose_start(CHAMPION, part, encoder.catalog, architecture=None)
-    if start.folder is not None:
-        differing = one_shot.shape_difference(start.folder, settings.one_shot, max_history=encoder.max_history)
-        if differing:
-            start = Start(None, SCRATCH, f"the champion's {part} has another shape: {differing}")
-    return start
-
-
-def _language_model(
-    method: Method, data: AlignmentData, settings: AlignDraft, start: Start, checkpoint: Path
-) -> Curves:
-    tokenizer = AutoTokenizer.from_pretrained(TARGET, local_files_only=True)
-    draft = _initial(settings, start, tokenizer)
-    torch.nn.Module.to(draft, data.trie.device)
-    curves = align(CodeModel(draft, data.target.code_ids), data, method, settings, checkpoint=checkpoint)
-    files = {CURVES_FILE: curves.csv(every=CURVE_EVERY)}
-    save_model(DRAFTS / method.name, draft, tokenizer, instruction=load_instruction(TARGET), extra_files=files)
-    return curves
-
-
-def _initial(settings: AlignDraft, start: Start, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The language model that the drafts start from, with the champion's weights where they fit."""
-    if settings.architecture is None:
-        assert settings.base_model is not None
-        return load_base_draft(str(start.folder or settings.base_model), tokenizer)
-    if start.folder is None:
-        return build_model(settings.architecture, tokenizer, seed=settings.seed)
-    return build_from(start.folder, settings.architecture, tokenizer, seed=settings.seed)
-
-
-def _one_shot(method: Method, data: AlignmentData, settings: AlignDraft, start: Start, checkpoint: Path) -> Curves:
-    catalog, shape = data.encoder.catalog, settings.one_shot
-    options: dict[str, int] = {"max_history": data.encoder.max_history, "seed": settings.seed}
-    if start.folder is None:
-        draft = one_shot.OneShotDraft(shape, catalog, **options)
-    else:
-        earlier = Catalog.load(CHAMPION / "identifiers" / "identifiers.json")
-        draft = one_shot.build_from(start.folder, earlier, shape, catalog, **options)
-    draft.to(data.trie.device)
-    curves = align(draft, data, method, settings, checkpoint=checkpoint)
-    files = {CURVES_FILE: curves.csv(every=CURVE_EVERY)}
-    one_shot.save_one_shot(DRAFTS / method.name, draft, catalog, extra_files=files)
-    return curves
-
-
-def _retrieval(method: Method, data: AlignmentData, settings: AlignDraft, start: Start, checkpoint: Path) -> Curves:
-    save_retrieval(DRAFTS / method.name, RetrievalDraft(settings.seed), extra_files={CURVES_FILE: Curves().csv()})
-    return Curves()
 
 
 def _record(run: Run, curves: Curves, folder: Path) -> None:

@@ -191,7 +191,7 @@ def test_a_one_shot_draft_changes_no_list(recommender, one_shot, k):
 def test_a_one_shot_draft_offers_no_published_verification(one_shot):
     assert one_shot.offers("strict")
     assert not one_shot.offers("relaxed")
-    with pytest.raises(UserError, match="language model"):
+    with pytest.raises(UserError, match="language_model"):
         one_shot.recommend(HISTORIES, 3, verification="relaxed")
 
 

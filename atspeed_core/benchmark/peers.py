@@ -12,7 +12,7 @@ from atspeed_core.benchmark.replay import Tape
 from atspeed_core.benchmark.targets import Target
 from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.decoding.plan import Plan
-from atspeed_core.models.retrieval import RetrievalDraft
+from atspeed_core.drafters.one_shot import PrefixScorer
 from atspeed_core.recommender import Constraint, Draft, Recommendation, Recommender
 
 GENERATE, GENERATE_TENSOR, BASELINE = "generate_callback", "generate_tensor", "none"
@@ -110,6 +110,6 @@ def _clocked(recommender: Recommender, clocks: Clocks | None) -> Recommender:
     draft: Draft | None = recommender.draft
     if isinstance(draft, CodeModel):
         draft = ClockedModel.of(draft, clocks.draft)
-    elif draft is not None and not isinstance(draft, RetrievalDraft):  # whose drafting is no model's work
+    elif isinstance(draft, PrefixScorer):  # drafting of any other kind is no model's work
         draft = ClockedScorer(draft, clocks.draft)
     return replace(recommender, target=ClockedModel.of(recommender.target, clocks.target), draft=draft)

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from atspeed_core.decoding.code_model import CodeModel, Session
-from atspeed_core.decoding.drafters import PrefixScorer
+from atspeed_core.drafters.one_shot import PrefixScorer
 from atspeed_core.timing import synchronize
 
 MIB = 1 << 20

@@ -1,6 +1,7 @@
 """A language model as decoding sees it: tokens behind a cache in, log-probabilities of the catalog's codes out."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from atspeed_core.decoding.llama import LlamaDecoder
+from atspeed_core.models.building import load_model
+from atspeed_core.models.prompts import PromptEncoder
 
 HEAD_VALUES = 1 << 27  # logits held at once by the head, in numbers: 512 MiB in float32
 
@@ -106,3 +109,14 @@ def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
     """[B, 1, Q, N] attention mask to be added to the scores, from `visible` [B, Q, N] bool."""
     mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
     return mask.masked_fill_(~visible, torch.finfo(dtype).min).unsqueeze(1)
+
+
+def load_code_model(folder: str | Path, encoder: PromptEncoder, device: torch.device, dtype: torch.dtype) -> CodeModel:
+    """The language model saved in `folder`, with a decoder for the prompts of `encoder`.
+
+    Raises:
+        UserError: it is missing, damaged or not supported.
+    """
+    model = load_model(folder, device=device, dtype=dtype)
+    decoder = LlamaDecoder.of(model, str(folder), prefix=encoder.prefix)
+    return CodeModel(model, encoder.code_ids.to(device), decoder)

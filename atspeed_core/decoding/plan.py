@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from atspeed_core.decoding.drafters import Quotas
+from atspeed_core.decoding.proposals import Quotas
 from atspeed_core.errors import UserError
 from atspeed_core.files import read_json, write_json
 

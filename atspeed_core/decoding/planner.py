@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atspeed_core.decoding.drafters import Level
 from atspeed_core.decoding.plan import SMALL, WHOLE, Choice
+from atspeed_core.decoding.proposals import Level
 
 FloatArray = NDArray[np.float64]
 SHARES = (0.3, 0.55, 0.75, 0.88, 0.95, 1.0)  # of users that a limit covers: the candidates tried

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from atspeed_core.variants import Variants
 
@@ -27,7 +27,7 @@ class Method:
         name: that of its file.
         order: position in lists and tables.
         summary: one line, which also describes the draft in dvc.yaml.
-        drafter: the kind of draft that it trains.
+        drafter: the kind of draft that it trains: name of one in `atspeed_core.drafters`.
         sequences: which sequences a context is aligned along in one update, by the settings and the number of the
             update: the target's cached ones, the item that came next, or the draft's own beams. None: along none.
         loss: a batch of contexts -> "alignment_loss", a scalar with gradient, and further scalars for the learning
@@ -39,7 +39,7 @@ class Method:
     name: str
     order: int
     summary: str
-    drafter: Literal["language_model", "one_shot", "dare"]
+    drafter: str
     sequences: Callable[[AlignDraft, int], SequenceSource] | None
     loss: Callable[[AlignmentBatch], dict[str, Tensor]] | None
     paper_row: str | None = None

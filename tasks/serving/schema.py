@@ -57,11 +57,11 @@ def weights_signature(folder: Path) -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    from atspeed_core.models.draft_folder import drafter_of
+    from atspeed_core.drafters import drafter_in
 
     config = read_json(folder / "config.json")
     tokens, scores = np.dtype(np.int64), np.dtype(np.float32)
-    if drafter_of(folder) is not None:
+    if drafter_in(folder).reads_items:
         items = Schema([TensorSpec(tokens, (-1, -1), "items")])
         return ModelSignature(items, Schema([TensorSpec(scores, (-1, config.get("num_units", -1)), "scores")]))
     vocabulary = config["vocab_size"]
@@ -71,12 +71,12 @@ def weights_signature(folder: Path) -> "ModelSignature":
 
 def weights_example(folder: Path, history: list[str], max_history: int) -> dict[str, list[list[int]]]:
     """The input of a target or draft in `folder` for `history`: the prompt, or the items where it reads items."""
+    from atspeed_core.drafters import drafter_in
     from atspeed_core.models.building import load_prompt_encoder
-    from atspeed_core.models.draft_folder import drafter_of
     from atspeed_core.models.one_shot import padded_items
 
     catalog = Catalog.load(IDENTIFIERS / "identifiers.json")
-    if drafter_of(folder) is not None:
+    if drafter_in(folder).reads_items:
         return {"items": padded_items([catalog.positions_of(history)], max_history=max_history).tolist()}
     encoder = load_prompt_encoder(folder, catalog, max_history=max_history)
     ids, mask = encoder.encode([history])

@@ -119,7 +119,7 @@ def test_a_replay_on_other_requests_gives_their_lists(
     name: str, one_shot: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The columns that a CPU would cut off stay, as on a GPU: their number depends on values.
-    monkeypatch.setattr("atspeed_core.decoding.drafters.narrowed", lambda nodes: nodes)
+    monkeypatch.setattr("atspeed_core.decoding.proposals.narrowed", lambda nodes: nodes)
     recommender = make(one_shot)
     captures = 0
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from atspeed_core.decoding.beam_rules import BestScore
-from atspeed_core.decoding.drafters import Level
 from atspeed_core.decoding.plan import Choice, Plan, Planned
 from atspeed_core.decoding.planner import (
     CallCosts,
@@ -22,6 +21,7 @@ from atspeed_core.decoding.planner import (
     shortlist,
     tightened,
 )
+from atspeed_core.decoding.proposals import Level
 from atspeed_core.errors import UserError
 from atspeed_core.planning import draft_errors
 from tests.tiny_models import make_catalog, make_recommender

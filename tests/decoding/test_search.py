@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from atspeed_core.decoding.beam_rules import BestScore, GumbelTopK
-from atspeed_core.decoding.drafters import AutoregressivePrefixes, Quotas, propose, propose_level_one
 from atspeed_core.decoding.plan import Choice, Plan, Planned
+from atspeed_core.decoding.proposals import Quotas, propose, propose_level_one
 from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.decoding.search import beam_search, search
+from atspeed_core.drafters.language_model import AutoregressivePrefixes
 from atspeed_core.identifiers.catalog import Catalog
 from tests.tiny_models import build_recommender, make_catalog, make_tree
 

@@ -8,8 +8,9 @@ import torch
 
 from atspeed_core.decoding.beam_rules import BestScore
 from atspeed_core.decoding.code_model import CodeModel
-from atspeed_core.decoding.drafters import AutoregressivePrefixes, Quotas, rank
+from atspeed_core.decoding.proposals import Quotas, rank
 from atspeed_core.decoding.scored_tree import ScoredTree
+from atspeed_core.drafters.language_model import AutoregressivePrefixes
 from atspeed_core.models.tokenizer import build_tokenizer
 from atspeed_core.training.containment import containment
 from tests.complete_params import PrefixContainment

@@ -1,14 +1,14 @@
-"""Drafters: which trie nodes the target's first call should score along with the prompt."""
+"""Proposals: which trie nodes the target's first call should score along with the prompt."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from atspeed_core.decoding.beam_rules import BeamRule
 from atspeed_core.decoding.device_trie import NO_NODE, DeviceTrie
-from atspeed_core.decoding.scored_tree import ScoredTree, left_aligned, trimmed
+from atspeed_core.decoding.scored_tree import left_aligned, trimmed
 
 NO_LIMIT = 1e6  # log-probability: as good as infinite, and finite
 
@@ -45,62 +45,6 @@ class PrefixModel(Protocol):
     def next_log_probs(self, nodes: Tensor, depth: int) -> tuple[Tensor, Tensor]:
         """Children [B, n, M] of `nodes` [B, n], all of `depth`, and their log-probabilities given the parent."""
         ...
-
-
-@dataclass(frozen=True)
-class AutoregressivePrefixes:
-    """A small language model, one forward pass per level (AtSpeed, section 3.1)."""
-
-    tree: ScoredTree
-
-    @property
-    def trie(self) -> DeviceTrie:
-        """See `PrefixModel`."""
-        return self.tree.trie
-
-    def next_log_probs(self, nodes: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-        """See `PrefixModel`."""
-        self.tree.score_new(nodes[:, :0] if depth == 0 else nodes)
-        return self.tree.next_log_probs(nodes, depth)
-
-
-class PrefixScorer(Protocol):
-    """A draft that reads a history once for all prefixes; see `models.one_shot.OneShotDraft`, which is one."""
-
-    max_history: int
-
-    def __call__(self, items: Tensor) -> Any:
-        """What `next_log_probs` has to know after the histories `items` [B, H]."""
-        ...
-
-    def next_log_probs(self, scores: Any, children: Tensor, depth: int) -> Tensor:
-        """Log-probabilities [B, n, M] of `children` of nodes of one depth, given their parents."""
-        ...
-
-
-@dataclass(frozen=True)
-class OneShotPrefixes:
-    """A one-shot draft after its single small forward.
-
-    Attributes:
-        draft: the draft.
-        trie: narrowed to what the requests may be recommended.
-        scores: what the draft knows after the histories.
-    """
-
-    draft: PrefixScorer
-    trie: DeviceTrie
-    scores: Any
-
-    @classmethod
-    def after(cls, items: Tensor, draft: PrefixScorer, trie: DeviceTrie) -> "OneShotPrefixes":
-        """What `draft` says after the histories `items` [B, H], places in the catalog, -1 on the left."""
-        return cls(draft, trie, draft(items[:, -draft.max_history :]))
-
-    def next_log_probs(self, nodes: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-        """See `PrefixModel`."""
-        children = self.trie.children(nodes, depth)
-        return children, self.draft.next_log_probs(self.scores, children, depth)
 
 
 @dataclass(frozen=True)
