@@ -1,7 +1,7 @@
-"""Interactions of any number in little memory: ids are interned, ratings float32, times int64.
+"""Any number of interactions in little memory: ids are interned, ratings float32, times int64.
 
-A row takes 24 bytes, an id its text once. Whatever comes in is checked bit by bit, so nothing is kept of a file but
-these columns.
+A row takes 24 bytes, and the text of an id is stored once. A file is checked chunk by chunk, and only these columns
+stay in memory.
 """
 
 from collections.abc import Iterable
@@ -38,10 +38,10 @@ class Interned:
 def compacted(
     frames: Iterable[pd.DataFrame], path: Path, names: dict[str, str], clock: Clock = UNIX_SECONDS, remedy: str = ""
 ) -> Table:
-    """Check interactions as they are read and keep them in few bytes.
+    """Check interactions as they are read and store them compactly.
 
     Args:
-        frames: some rows each, the columns by their names in the file, the line as index.
+        frames: chunks of rows, the columns by their names in the file, the line as index.
         path: the file, for messages.
         names: our name of a column (user_id, item_id, rating, timestamp) -> its name in the file.
         clock: how the column of times is written.
@@ -51,7 +51,7 @@ def compacted(
         A checked table: user_id, item_id categories of str, rating float32, timestamp int64 (unix seconds).
 
     Raises:
-        UserError: a column is missing or a value is wrong; faults are listed up to the first rows that have some.
+        UserError: a column is missing or a value is wrong; the faults of the first chunk that has any are listed.
     """
     interned = {"user_id": Interned(), "item_id": Interned()}
     parts: dict[str, list[np.ndarray]] = {name: [] for name in ("line", *names)}
@@ -68,7 +68,7 @@ def compacted(
 
 
 def _joined(parts: dict[str, list[np.ndarray]], interned: dict[str, Interned]) -> pd.DataFrame:
-    """One frame of all parts, which are given up column by column."""
+    """One frame of all parts; each column's parts are released as soon as they are joined."""
     columns: dict[str, np.ndarray | pd.Categorical] = {}
     for name, own in parts.items():
         values = np.concatenate(own) if own else np.array([], dtype=TYPES.get(name, np.uint32))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from atspeed_core.data.filtering import may_stay
+from atspeed_core.data.filtering import may_remain
 from atspeed_core.data.records import read_records
 from atspeed_core.data.tables import Table, read_table, require_columns
 from atspeed_core.settings import Columns, PrepareData
@@ -23,19 +23,19 @@ Describe = Callable[..., tuple[str, str]]
 def read_descriptions(
     path: Path, interactions: Table, settings: PrepareData, fields: list[str], describe: Describe
 ) -> Table:
-    """Title and text of each item that may be left after threshold and k-core; the first record of an item counts.
+    """Title and text of each item that may remain after threshold and k-core; the first record of an item counts.
 
     Args:
         path: the file of item records.
-        interactions: what is known of the items' popularity.
+        interactions: they show which items are frequent enough.
         settings: threshold and k-core.
-        fields: what is read of a record; the first is the item's id.
+        fields: those to read of a record; the first is the item's id.
         describe: the values of the other fields -> title and text.
 
     Raises:
         UserError: the file is unreadable (see `read_records`).
     """
-    wanted = may_stay(interactions.frame, settings)
+    wanted = may_remain(interactions.frame, settings)
     described: dict[str, tuple[int, str, str]] = {}
     for frame in read_records(path, fields):
         for line, item, *values in frame.itertuples(name=None):

@@ -1,7 +1,7 @@
-"""Is a day like the days before it? Volume, new items and users, popularity and ratings, each against a bound.
+"""Compares a day with the days before it: volume, new items and users, popularity and ratings, each against a bound.
 
-Pure functions over tables of interactions. A day is a day in UTC; the days that it is compared with are the latest
-earlier ones that have interactions at all, so that holidays without any do not count as a volume of 0.
+Pure functions over tables of interactions. A day is a day in UTC; it is compared with the latest earlier days that have
+interactions at all, so that holidays without any do not count as a volume of 0.
 """
 
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ from scipy.stats import ks_2samp
 from atspeed_core.data.partitions import DAY_SECONDS
 
 NUM_GROUPS = 10
-UNSEEN_SHARE = 0.5  # interactions that each group is credited with, so that an empty one has a logarithm
+UNSEEN_SHARE = 0.5  # added to the interactions of each group, so that an empty one has a logarithm
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What a day may look like.
+    """The bounds of a day.
 
     Attributes:
-        window_days: how many earlier days the day is compared with.
+        window_days: number of earlier days with which the day is compared.
         volume_low: fewest interactions, as a share of the median of the earlier days.
         volume_high: most interactions, as a multiple of that median.
         max_new_items: largest share of interactions with items never seen before.
         max_new_users: largest share of interactions by users never seen before.
         max_popularity_shift: largest population stability index of item popularity against the earlier days.
         max_rating_shift: largest Kolmogorov-Smirnov distance of the ratings to those of the earlier days.
-        min_rows: with fewer interactions than these, shares and shifts are reported but not judged.
+        min_rows: with fewer interactions than these, shares and shifts are logged but not judged.
     """
 
     window_days: int
@@ -46,10 +46,10 @@ class Check:
     """A figure of a day and whether it is within its bound.
 
     Attributes:
-        name: what was looked at; once a day.
-        setting: the field of `Bounds` that holds the bound.
-        value: what was measured; None where there is nothing to compare.
-        bound: the least (volume_low) or the most that is accepted.
+        name: of the figure; unique per day.
+        setting: the field of `Bounds` that contains the bound.
+        value: of the day; None if there is nothing to compare.
+        bound: the smallest (volume_low) or largest accepted value.
         ok: whether the value is within the bound.
         judged: whether there are enough interactions for the value to count.
     """
@@ -66,13 +66,13 @@ def check_day(earlier: pd.DataFrame, day: pd.DataFrame, bounds: Bounds) -> list[
     """Compare the interactions of one day with all that came before it.
 
     Args:
-        earlier: user_id, item_id, timestamp (unix seconds) and maybe rating; at least one row.
+        earlier: user_id, item_id, timestamp (unix seconds) and, optionally, rating; at least one row.
         day: the same columns; may be empty.
-        bounds: what the day may look like.
+        bounds: of the day.
 
     Returns:
         The checks volume_low and volume_high (of one value), new_items, new_users, popularity_shift and rating_shift
-        (where there are ratings).
+        (if there are ratings).
     """
     window, volumes = _window(earlier, bounds.window_days)
     volume = len(day) / float(np.median(volumes))
@@ -91,18 +91,18 @@ def check_day(earlier: pd.DataFrame, day: pd.DataFrame, bounds: Bounds) -> list[
 
 
 def new_share(earlier: pd.Series, day: pd.Series) -> float | None:
-    """The share of `day` (ids, one an interaction) that does not occur in `earlier`; None for an empty day."""
+    """The share of `day` (ids, one per interaction) that does not occur in `earlier`; None for an empty day."""
     return None if day.empty else float(1.0 - day.isin(earlier.unique()).mean())
 
 
 def popularity_shift(earlier: pd.Series, window: pd.Series, day: pd.Series) -> float | None:
     """How much the day's interactions move between popular and rare items, in comparison with `window`.
 
-    Known items are put by their number of interactions in `earlier` into ten groups that hold a tenth of those each;
-    the figure is the population stability index of the day's shares of the groups. New items count elsewhere.
+    Known items are divided by their number of interactions in `earlier` into ten groups with a tenth of these each; the
+    figure is the population stability index of the day's shares of the groups. New items are counted elsewhere.
 
     Args:
-        earlier: item ids, one an interaction, of all days before.
+        earlier: item ids of all days before, one per interaction.
         window: those of the latest days before.
         day: those of the day.
 
@@ -136,14 +136,14 @@ def stability_index(expected: np.ndarray, observed: np.ndarray) -> float:
 
 
 def rating_shift(window: pd.Series, day: pd.Series) -> float | None:
-    """The Kolmogorov-Smirnov distance of two samples of ratings: 0 (alike) to 1; None where one is empty."""
+    """The Kolmogorov-Smirnov distance of two samples of ratings: 0 (equal) to 1; None if one is empty."""
     if window.empty or day.empty:
         return None
     return float(ks_2samp(window.to_numpy(), day.to_numpy(), method="asymp").statistic)
 
 
 def _window(earlier: pd.DataFrame, num_days: int) -> tuple[pd.DataFrame, np.ndarray]:
-    """The interactions of the latest `num_days` days that have any, and how many each has."""
+    """The interactions of the latest `num_days` days that have any, and their number per day."""
     days = earlier["timestamp"].to_numpy() // DAY_SECONDS
     names, volumes = np.unique(days, return_counts=True)
     return earlier[days >= names[-num_days:][0]], volumes[-num_days:]

@@ -1,10 +1,10 @@
-"""The feed: a folder where others put each day's interactions, and what of it is new.
+"""The feed: a folder to which another system adds each day's interactions, and what of it is new.
 
-    2026-01-02.parquet (or .csv, .csv.gz)       that day's interactions: user_id, item_id, timestamp and maybe rating
+    2026-01-02.parquet (or .csv, .csv.gz)       that day's interactions: user_id, item_id, timestamp, maybe rating
     history-before-2026-01-01.parquet           optional: everything before that day, the same columns
-    items.parquet (or .csv, .csv.gz)            optional: item_id and maybe title and text
+    items.parquet (or .csv, .csv.gz)            optional: item_id, maybe title and text
 
-Nothing in it is trusted: every file is checked before it is taken over, and a wrong row is named by file and line.
+Nothing in it is trusted: every file is checked before it is taken over, and messages name file and line of a wrong row.
 """
 
 import logging
@@ -18,13 +18,13 @@ import pandas as pd
 from atspeed_core.data.partitions import (
     COLUMNS,
     ITEMS,
+    comes_from,
     day_in,
     day_start,
     days_of,
     has_ratings,
     history_end_in,
     history_name,
-    made_from,
     next_day,
     partitions,
     write_items,
@@ -70,10 +70,10 @@ class Partition:
 
 
 def find_feed(folder: Path) -> Feed:
-    """Look at the names in `folder`; no file is read.
+    """Read the names in `folder`, but no file.
 
     Raises:
-        UserError: there is no such folder, a day is there twice or lies before the end of the history, or a name
+        UserError: there is no such folder, a day occurs twice or is before the end of the history, or a name
             is no date.
     """
     if not folder.is_dir():
@@ -87,7 +87,7 @@ def find_feed(folder: Path) -> Feed:
     end, history = next(iter(histories.items()), (None, None))
     inside = [path for day, path in days.items() if end is not None and day < end]
     if history is not None and inside:
-        raise UserError(f"{folder}: {history.name} already holds the days of {_names(inside)}; remove one or the other")
+        raise UserError(f"{folder}: {history.name} already contains {_names(inside)}; remove one or the other")
     return Feed(folder, days, history, end, files.get("items"))
 
 
@@ -95,7 +95,7 @@ def read_day(path: Path, day: str) -> pd.DataFrame:
     """Read and check a day's interactions, in the file's order.
 
     Returns:
-        user_id, item_id str, rating float64 where the file has it, timestamp int64; the index is the line or row.
+        user_id, item_id str, rating float64 if the file has it, timestamp int64; the index is the line or row.
 
     Raises:
         UserError: the file is unreadable, a column is missing, or rows are wrong or belong to another day.
@@ -107,14 +107,14 @@ def read_day(path: Path, day: str) -> pd.DataFrame:
 
 
 def read_history(path: Path, before: str) -> pd.DataFrame:
-    """Read and check interactions of the time before the day `before`; as `read_day`."""
+    """Read and check the interactions before the day `before`; otherwise as `read_day`."""
     frame = _read_interactions(path)
     _require_times(frame, path, frame["timestamp"] < day_start(before), f"is not before {before} (UTC)")
     return frame
 
 
 def read_items(path: Path) -> pd.DataFrame:
-    """Read and check item_id, title and text (empty, and the title, where the file lacks them).
+    """Read and check item_id, title and text (by default empty, and the title).
 
     Raises:
         UserError: the file is unreadable, an id is empty or listed twice.
@@ -131,8 +131,8 @@ def append(folder: Path, feed: Feed, *, after: str | None, until: str) -> dict[s
 
     Args:
         folder: the partitions; after an error only some of the days are in it (see `partitions.changing`).
-        feed: where the days come from.
-        after: the last day that is not taken, YYYY-MM-DD; None: everything up to `until` is taken.
+        feed: source of the days.
+        after: the day after which days are taken, YYYY-MM-DD; None: everything up to `until` is taken.
         until: the last day that is taken.
 
     Returns:
@@ -141,8 +141,8 @@ def append(folder: Path, feed: Feed, *, after: str | None, until: str) -> dict[s
     Raises:
         UserError: a file of the feed is wrong, or only some of the days have ratings.
     """
-    answers = (has_ratings(path) for path in reversed(partitions(folder)))
-    rated = next((known for known in answers if known is not None), None)
+    latest_first = (has_ratings(path) for path in reversed(partitions(folder)))
+    rated = next((known for known in latest_first if known is not None), None)
     added = {}
     for new in _new_partitions(feed, after, until):
         rated = _require_ratings_alike(new, rated)
@@ -155,19 +155,19 @@ def append(folder: Path, feed: Feed, *, after: str | None, until: str) -> dict[s
 
 
 def merged_items(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """One row an item, by item id; a later table's title and text win, where they are not empty."""
-    given = pd.concat(tables).replace("", None)
-    return given.groupby("item_id", sort=True)[["title", "text"]].last().fillna("").astype("str").reset_index()
+    """One row per item, by item id; a later table's title and text take precedence unless they are empty."""
+    items = pd.concat(tables).replace("", None)
+    return items.groupby("item_id", sort=True)[["title", "text"]].last().fillna("").astype("str").reset_index()
 
 
 def late_days(store: Path, feed: Feed, *, until: str, recent: str) -> list[str]:
-    """The days of the feed up to `until` that `store` holds with other content, or not at all.
+    """The days of the feed up to `until` that `store` contains with other content, or not at all.
 
     Args:
         store: the folder of partitions.
-        feed: what it is compared with.
+        feed: that with which it is compared.
         until: the last day that is compared.
-        recent: from this day on, files that kept their size are compared by content as well.
+        recent: from this day on, files of unchanged size are compared by content as well.
     """
     closed = [(day, path) for day, path in feed.days.items() if day <= until]
     return [day for day, path in closed if _is_late(store / f"{day}.parquet", path, day, day >= recent)]
@@ -178,7 +178,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         ending = next((ending for ending in ENDINGS if path.name.endswith(ending)), None)
         stem = path.name.removesuffix(ending or "")
-        if path.name.startswith(".") or path.is_dir():  # half-written files are often hidden
+        if path.name.startswith(".") or path.is_dir():  # incomplete files are often hidden
             continue
         if ending is None or not (day_in(stem) or history_end_in(stem) or stem == "items"):
             log.warning("%s: not read; a day's file is named YYYY-MM-DD%s", path, " or ".join(ENDINGS))
@@ -204,8 +204,8 @@ def _read_interactions(path: Path) -> pd.DataFrame:
     return check_tables([Table(frame, path, {name: name for name in names})])[0]
 
 
-def _require_times(frame: pd.DataFrame, path: Path, holds: pd.Series, fault: str) -> None:
-    wrong = frame["timestamp"][~holds]
+def _require_times(frame: pd.DataFrame, path: Path, valid: pd.Series, fault: str) -> None:
+    wrong = frame["timestamp"][~valid]
     if wrong.empty:
         return
     shown = wrong.head(MAX_LISTED)
@@ -224,7 +224,7 @@ def _new_partitions(feed: Feed, after: str | None, until: str) -> Iterator[Parti
 
 
 def _from_history(path: Path, before: str, after: str | None, until: str) -> Iterator[Partition]:
-    """What lies in the history: all of it as one partition at first, by day afterwards."""
+    """The content of the history: at first all of it as one partition, afterwards by day."""
     end = min(before, next_day(until))
     frame = read_history(path, before)
     frame = frame[frame["timestamp"] < day_start(end)]
@@ -237,7 +237,7 @@ def _from_history(path: Path, before: str, after: str | None, until: str) -> Ite
 
 
 def _require_ratings_alike(new: Partition, rated: bool | None) -> bool | None:
-    """Whether the days have ratings, as far as is known with `new`; `rated` says so for those before it."""
+    """Whether the days have ratings, as far as known including `new`; `rated`: the same for the days before."""
     if new.interactions.empty:
         return rated
     has = "rating" in new.interactions
@@ -250,9 +250,9 @@ def _require_ratings_alike(new: Partition, rated: bool | None) -> bool | None:
 def _is_late(partition: Path, path: Path, day: str, by_content: bool) -> bool:
     if not partition.is_file():
         return True
-    if made_from(partition, path, by_content):
+    if comes_from(partition, path, by_content):
         return False
-    try:  # the same rows may stand in another file
+    try:  # another file may contain the same rows
         rows = read_day(path, day).reindex(columns=COLUMNS).astype({"rating": "float64"})
         return not rows.reset_index(drop=True).equals(pd.read_parquet(partition))
     except UserError:

@@ -1,4 +1,4 @@
-"""Which interactions are kept: rating threshold, duplicate policy, k-core."""
+"""Filters of interactions: rating threshold, duplicate policy, k-core."""
 
 import numpy as np
 import pandas as pd
@@ -19,18 +19,18 @@ def at_least(interactions: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 
 def in_time_order(interactions: pd.DataFrame) -> pd.DataFrame:
-    """Sorted by time; interactions of the same second, or all where times are unknown, stay in source order."""
+    """Sorted by time; interactions of the same second, or all if times are unknown, stay in source order."""
     if "timestamp" not in interactions:
         return interactions
     return interactions.sort_values("timestamp", kind="stable")
 
 
 def without_duplicates(interactions: pd.DataFrame, policy: str) -> pd.DataFrame:
-    """Settle repeated (user, item) pairs of time-ordered interactions.
+    """Apply the policy for repeated (user, item) pairs to time-ordered interactions.
 
     Args:
         interactions: in time order; the index is named "line" or "row" (for the message).
-        policy: "first" keeps a pair's oldest interaction, "last" its newest, "all" every one, "error" refuses.
+        policy: "first" keeps a pair's oldest interaction, "last" its newest, "all" every one, "error" raises.
 
     Raises:
         UserError: the policy is "error" and a pair is repeated.
@@ -49,18 +49,18 @@ def k_core(interactions: pd.DataFrame, k: int) -> pd.DataFrame:
     """The largest part in which every user and every item has at least `k` interactions."""
     users = pd.factorize(interactions["user_id"])[0]
     items = pd.factorize(interactions["item_id"])[0]
-    remaining = np.ones(len(interactions), dtype=bool)
+    core = np.ones(len(interactions), dtype=bool)
     while True:
-        enough_users = np.bincount(users[remaining], minlength=len(users)) >= k
-        enough_items = np.bincount(items[remaining], minlength=len(items)) >= k
-        left = remaining & enough_users[users] & enough_items[items]
-        if left.sum() == remaining.sum():
-            return interactions[remaining]
-        remaining = left
+        enough_users = np.bincount(users[core], minlength=len(users)) >= k
+        enough_items = np.bincount(items[core], minlength=len(items)) >= k
+        smaller = core & enough_users[users] & enough_items[items]
+        if smaller.sum() == core.sum():
+            return interactions[core]
+        core = smaller
 
 
-def may_stay(interactions: pd.DataFrame, settings: PrepareData) -> set[str]:
-    """The items that threshold and k-core may leave, and some more: those with enough interactions at all."""
+def may_remain(interactions: pd.DataFrame, settings: PrepareData) -> set[str]:
+    """A superset of the items that remain after threshold and k-core: those with enough interactions."""
     items = interactions["item_id"]
     if settings.rating_threshold is not None and "rating" in interactions:
         items = items[interactions["rating"] >= settings.rating_threshold]
@@ -69,9 +69,9 @@ def may_stay(interactions: pd.DataFrame, settings: PrepareData) -> set[str]:
 
 
 def sampled(interactions: pd.DataFrame, num_users: int, seed: int, k: int = 1) -> pd.DataFrame:
-    """The interactions of `num_users` users, drawn from those with at least `k` (all of them, if they are fewer).
+    """The interactions of `num_users` users, sampled from those with at least `k` (or of all those, if they are fewer).
 
-    The same users whatever the order of the interactions.
+    The sample does not depend on the order of the interactions.
     """
     counts = interactions["user_id"].value_counts()
     users = np.sort(counts.index[counts >= k].astype("str").to_numpy(dtype=object))

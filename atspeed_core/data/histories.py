@@ -1,4 +1,4 @@
-"""All that is known of every user by now: what the models in service are asked with."""
+"""The complete history of every user, with which the models in service are queried."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from atspeed_core.data.sequences import load_full_examples, load_train
 def load_histories(folder: str | Path) -> dict[str, list[str]]:
     """User id -> all items of the user in data/processed, oldest first: training, validation, test.
 
-    Nothing is held out, and nothing is cut to `max_history`: items that a user had long ago are still not to be
-    recommended again. Users by id.
+    Nothing is held out, and nothing is truncated to `max_history`, because old items must not be recommended again
+    either. Sorted by user id.
 
     Raises:
         UserError: a table is missing or unreadable.

@@ -1,8 +1,8 @@
-"""The folder of interactions by day: one Parquet file a day, one for all that came before the first day, and items.
+"""The folder of interactions by day: one Parquet file per day, one for everything before the first day, and items.
 
     history-before-2026-01-01.parquet   2026-01-01.parquet   2026-01-02.parquet   ...   items.parquet
 
-A file holds user_id, item_id (str), rating (float64, null throughout where there are none) and timestamp (int64,
+A file holds user_id, item_id (str), rating (float64, all null if there are none) and timestamp (int64,
 unix seconds). A day is a day in UTC. Files are only added, never changed, so a version of the folder costs one day.
 """
 
@@ -35,7 +35,7 @@ REMEDY = "restore it with: dvc checkout --force"
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _HISTORY = re.compile(r"history-before-(\d{4}-\d{2}-\d{2})")
-_SOURCE = b"atspeed.source"  # in a file's metadata: size and digest of the file that it was made from
+_SOURCE = b"atspeed.source"  # in a file's metadata: size and digest of the file from which it was written
 
 
 def day_in(stem: str) -> str | None:
@@ -76,7 +76,7 @@ def partitions(folder: Path) -> list[Path]:
 
 
 def read_partitions(folder: Path) -> pd.DataFrame:
-    """All interactions of `folder`, oldest file first; the index, named "file", says file and row of each.
+    """All interactions of `folder`, oldest file first; the index, named "file", gives file and row of each.
 
     Raises:
         UserError: there is no file of interactions, or one is unreadable or lacks a column.
@@ -89,23 +89,23 @@ def read_partitions(folder: Path) -> pd.DataFrame:
 
 
 def num_interactions(folder: Path) -> int:
-    """How many interactions `folder` holds."""
+    """Number of interactions in `folder`."""
     return sum(pq.read_metadata(path).num_rows for path in partitions(folder))
 
 
 def write_partition(frame: pd.DataFrame, path: Path, source: Path) -> None:
-    """Write the interactions `frame`, made from the file `source`, in the layout of a partition."""
+    """Write the interactions `frame`, read from the file `source`, in the layout of a partition."""
     table = pa.Table.from_pandas(frame.reindex(columns=COLUMNS), schema=LAYOUT, preserve_index=False)
     origin = {_SOURCE: json.dumps(_identity(source))}
     pq.write_table(table.replace_schema_metadata(origin), path, compression="zstd")
 
 
-def made_from(path: Path, source: Path, by_content: bool) -> bool:
-    """Whether the partition `path` was made from the file `source` as it now is.
+def comes_from(path: Path, source: Path, by_content: bool) -> bool:
+    """Whether the partition `path` was written from the file `source` in its present state.
 
     Args:
         path: the partition.
-        source: the file it is compared with.
+        source: the file with which it is compared.
         by_content: whether a file of the same size is read and compared as well.
     """
     written = json.loads(pq.read_schema(path).metadata.get(_SOURCE, b"{}"))
@@ -114,16 +114,16 @@ def made_from(path: Path, source: Path, by_content: bool) -> bool:
 
 
 def has_ratings(path: Path) -> bool | None:
-    """Whether the partition `path` holds ratings; None when it holds no interactions."""
+    """Whether the partition `path` has ratings; None if it has no interactions."""
     ratings = pq.read_table(path, columns=["rating"])["rating"]
     return ratings.null_count < len(ratings) if len(ratings) else None
 
 
 @contextmanager
 def changing(folder: Path) -> Iterator[Path]:
-    """Yield a copy of `folder` (made if there is none) that takes its place; after an error `folder` is as it was.
+    """Yield a copy of `folder` (empty if there is none) that replaces it; after an error `folder` is unchanged.
 
-    The files of the copy are hard links where the file system has them: add and replace files, do not write into one.
+    The files of the copy are hard links if the file system supports them: add and replace files, do not modify one.
     """
     with replacing(folder) as copy:
         if folder.is_dir():
@@ -134,7 +134,7 @@ def changing(folder: Path) -> Iterator[Path]:
 
 
 def write_items(items: pd.DataFrame, folder: Path) -> None:
-    """Write item_id, title and text of `items` into `folder`, in place of what is there."""
+    """Write item_id, title and text of `items` into `folder`, replacing earlier ones."""
     (folder / ITEMS).unlink(missing_ok=True)  # it may be a link to another version's file
     table = pa.Table.from_pandas(items, schema=ITEMS_LAYOUT, preserve_index=False)
     pq.write_table(table, folder / ITEMS, compression="zstd")

@@ -28,14 +28,14 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """What prepare_data makes.
+    """The output of prepare_data.
 
     Attributes:
         train: user_id, item_ids (oldest first), timestamps (unix seconds, None where unknown).
         valid: user_id, history (oldest first), targets, target_timestamps.
         test: as `valid`.
-        items: item_id, title, text; one row an item that occurs in a part.
-        stats: what stats.json holds.
+        items: item_id, title, text; one row per item that occurs in a part.
+        stats: the content of stats.json.
     """
 
     train: pd.DataFrame
@@ -46,10 +46,10 @@ class Prepared:
 
 
 def prepare(settings: PrepareData) -> Prepared:
-    """Read the source, keep what the settings keep, split it and check the result.
+    """Read the source, filter and split it as the settings specify, and check the result.
 
     Raises:
-        UserError: the source is missing, unreadable or wrong, or the settings leave nothing of it.
+        UserError: the source is missing, unreadable or wrong, or nothing of it remains.
     """
     source = read_source(settings)
     steps = Steps()
@@ -64,7 +64,7 @@ def prepare(settings: PrepareData) -> Prepared:
 
 
 def write(prepared: Prepared, folder: str | Path) -> None:
-    """Write train, valid, test and items as Parquet and stats.json into `folder`, each whole or not at all."""
+    """Write train, valid, test and items as Parquet and stats.json into `folder`, each atomically."""
     for name, layout in LAYOUTS.items():
         table = pa.Table.from_pandas(getattr(prepared, name), schema=layout, preserve_index=False)
         with replacing(Path(folder) / f"{name}.parquet") as temporary:
@@ -73,7 +73,7 @@ def write(prepared: Prepared, folder: str | Path) -> None:
 
 
 def _parted(interactions: pd.DataFrame, settings: PrepareData, steps: Steps) -> pd.DataFrame:
-    """Filtered and split; a published split is taken as it is."""
+    """Filter and split; a published split stays as it is."""
     if settings.split == "published":
         return _sampled(interactions, settings, steps, k=1)
     cut = splitting.chronological if settings.split == "chronological" else splitting.leave_one_out

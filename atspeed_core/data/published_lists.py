@@ -1,7 +1,7 @@
 """Reading {user: [item, ...]} from a pickled .npy file without running the pickle.
 
-The pickle's instructions are decoded by `pickletools.genops`, which executes nothing, and followed by a small
-machine of our own. It can build numbers, strings, lists, tuples, dicts and the shell of a 0-d object array;
+The pickle's instructions are decoded by `pickletools.genops`, which executes nothing, and interpreted by a small
+machine. It can build numbers, strings, lists, tuples, dicts and the shell of a 0-d object array;
 every other instruction, and every name but NumPy's three for such an array, is refused.
 """
 
@@ -19,12 +19,12 @@ ARRAY_NAMES = {f"numpy.{core}.multiarray _reconstruct" for core in ("core", "_co
 
 
 class RefusedError(Exception):
-    """The pickle asks for something that a dict of lists does not need."""
+    """The pickle contains something that a dict of lists does not need."""
 
 
 @dataclass
 class Shell:
-    """Stands for an object that is never built: the NumPy array or its dtype. `state` is what it was given."""
+    """Represents an object that is never built: the NumPy array or its dtype. `state`: what it would be built from."""
 
     name: str
     state: Any = None
@@ -39,7 +39,7 @@ class Machine:
     memo: dict[int, Any] = field(default_factory=dict)
 
     def push_mark(self) -> None:
-        """Open a mark: what follows is collected apart."""
+        """Open a mark: what follows is collected separately."""
         self.below.append(self.stack)
         self.stack = []
 
@@ -57,7 +57,7 @@ def read_lists(path: Path) -> dict[int, list[int]]:
     """Read the lists of item numbers by user number.
 
     Raises:
-        UserError: no such file, not such an array, or a pickle that asks for anything else (nothing of it is run).
+        UserError: no such file, not such an array, or a pickle that contains anything else (nothing of it is executed).
     """
     try:
         with path.open("rb") as file:

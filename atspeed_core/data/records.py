@@ -1,7 +1,7 @@
-"""Files with one record a line, as large as they come: JSON or Python's notation, plain or gzipped.
+"""Files of any size with one record per line: JSON or Python's notation, plain or gzipped.
 
-A line is read, the fields that are wanted are kept, and the rest of it is gone. Old exports hold Python dicts
-({'asin': '...'}) instead of JSON; they are read by `ast.literal_eval`, which builds literals and runs nothing.
+Of each line only the required fields stay in memory. Old exports contain Python dicts ({'asin': '...'}), not JSON; they
+are read by `ast.literal_eval`, which builds literals and executes nothing.
 """
 
 import ast
@@ -30,17 +30,17 @@ REMEDY = "download the file again"
 
 
 def read_records(path: Path, fields: list[str]) -> Iterator[pd.DataFrame]:
-    """Read the named fields of all records, some at a time, with progress.
+    """Read the named fields of all records in batches, with progress.
 
     Args:
         path: the file; gzip is recognised by its first bytes.
-        fields: what is kept of a record.
+        fields: those to read.
 
     Yields:
-        A column a field (None where a record lacks it), a row a record; the index is the line in the file.
+        One column per field (None if a record lacks it), one row per record; the index is the line in the file.
 
     Raises:
-        UserError: the file is missing, breaks off or is damaged, or a line is no record; the line is named.
+        UserError: the file is missing, truncated or damaged, or a line is no record; the message names the line.
     """
     with _opened(path) as (file, raw):
         rows = ((number, *map(record.get, fields)) for number, record in _records(path, file))
@@ -49,7 +49,7 @@ def read_records(path: Path, fields: list[str]) -> Iterator[pd.DataFrame]:
 
 
 def first_record(path: Path) -> Record:
-    """The first record of a file, to see what fields it has.
+    """The first record of a file, which shows its fields.
 
     Raises:
         UserError: the file is missing or empty, or its first line is no record.
@@ -102,7 +102,7 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
 
 
 def _notation(line: bytes) -> Parser:
-    """How the records of a file are written, judged by one line."""
+    """How the records of a file are written, as one line shows."""
     try:
         json.loads(line)
     except BROKEN_LINE:
@@ -114,7 +114,7 @@ def _json(line: bytes) -> Any:
     try:
         return from_json(line)  # four times as fast
     except ValueError:
-        return json.loads(line)  # takes more, such as half of a surrogate pair, and says what it cannot take
+        return json.loads(line)  # accepts more, such as half of a surrogate pair, and its message says what is wrong
 
 
 def _python_literal(line: bytes) -> Any:

@@ -22,11 +22,11 @@ def check_tables(tables: list[Table], extent: str = "in all") -> list[pd.DataFra
 
     Args:
         tables: interactions (user_id, item_id, rating, timestamp) and items (item_id, title, text), the columns
-            named in `Table.names`. One that is checked already is returned as it is.
+            named in `Table.names`. A table that is checked already is returned unchanged.
         extent: how much of the source the tables are, for the message that counts the faults.
 
     Returns:
-        Frames with user_id, item_id, title and text str, rating float64, timestamp int64 (unix seconds), where the
+        Frames with user_id, item_id, title and text str, rating float64, timestamp int64 (unix seconds), if the
         table has them; the index as in the table.
 
     Raises:
@@ -46,8 +46,8 @@ def raw_schema(table: Table) -> pa.DataFrameSchema:
     """The schema of a table as read, its columns by their names in the file."""
     names = table.names
     checks = {
-        "user_id": _check(_is_given, "is empty"),
-        "item_id": _check(_is_given, "is empty"),
+        "user_id": _check(_is_present, "is empty"),
+        "item_id": _check(_is_present, "is empty"),
         "rating": _check(_is_finite, "is not a finite number"),
         "timestamp": _check(lambda _: _are_times(table), table.clock.fault),
     }
@@ -58,8 +58,8 @@ def raw_schema(table: Table) -> pa.DataFrameSchema:
     return pa.DataFrameSchema(columns)
 
 
-def _check(holds: Callable[[pd.Series], pd.Series], fault: str) -> pa.Check:
-    return pa.Check(holds, error=fault, ignore_na=False)  # a missing value is a fault too
+def _check(is_valid: Callable[[pd.Series], pd.Series], fault: str) -> pa.Check:
+    return pa.Check(is_valid, error=fault, ignore_na=False)  # a missing value is a fault too
 
 
 def _faults(table: Table) -> list[str]:
@@ -77,7 +77,7 @@ def _shown(value: Any) -> str:
     return "" if pd.isna(value) or value == "" else f"{str(value)[:40]!r} "
 
 
-def _is_given(ids: pd.Series) -> pd.Series:
+def _is_present(ids: pd.Series) -> pd.Series:
     return ids.notna() & (ids.astype("string").str.strip() != "").fillna(False)
 
 
@@ -86,7 +86,7 @@ def _is_finite(ratings: pd.Series) -> pd.Series:
 
 
 def _are_times(table: Table) -> pd.Series:
-    return pd.Series(table.clock.believes(table.seconds), index=table.frame.index)
+    return pd.Series(table.clock.accepts(table.seconds), index=table.frame.index)
 
 
 def _typed(table: Table) -> pd.DataFrame:
@@ -115,19 +115,19 @@ def check_prepared(tables: dict[str, pd.DataFrame]) -> None:
 
 def prepared_schema(name: str, items: set[str]) -> pa.DataFrameSchema:
     """The schema of a written table ("train", "valid", "test" or "items")."""
-    given = _check(_is_given, "is empty")
+    present = _check(_is_present, "is empty")
     known = _check(lambda lists: lists.map(lambda ids: bool(ids) and items.issuperset(ids)), "unknown or no items")
     if name == "items":
-        columns = {"item_id": pa.Column(checks=given, unique=True), "title": pa.Column(checks=given)}
+        columns = {"item_id": pa.Column(checks=present, unique=True), "title": pa.Column(checks=present)}
         return pa.DataFrameSchema({**columns, "text": pa.Column()}, strict=True)
     lists, times = (["item_ids"], "timestamps") if name == "train" else (["history", "targets"], "target_timestamps")
-    columns = {"user_id": pa.Column(checks=given, unique=True), times: pa.Column(nullable=True)}
+    columns = {"user_id": pa.Column(checks=present, unique=True), times: pa.Column(nullable=True)}
     columns |= {column: pa.Column(checks=known) for column in lists}
     return pa.DataFrameSchema(columns, checks=pa.Check(lambda t: _times_fit(t[lists[-1]], t[times])), strict=True)
 
 
 def _times_fit(items: pd.Series, times: pd.Series) -> bool:
-    """Times are known for all or for none, one an item, and never go back."""
+    """Times are known for all or for none, one per item, in ascending order."""
     if times.isna().all():
         return True
     pairs = zip(items, times, strict=True)

@@ -1,4 +1,4 @@
-"""Reading what prepare_data wrote: training sequences, evaluation examples and items."""
+"""Reads the output of prepare_data: training sequences, evaluation examples and items."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ class Example:
 
     Attributes:
         user: user id.
-        history: what the user did before, oldest first, at most `max_history` items.
+        history: the user's earlier items, oldest first, at most `max_history` items.
         targets: the held-out items.
     """
 
@@ -37,10 +37,10 @@ def load_examples(folder: str | Path, part: str) -> list[Example]:
 
 
 def load_full_examples(folder: str | Path, part: str) -> list[Example]:
-    """The examples of `part` with all that is known of a user before the held-out items, not the capped history.
+    """The examples of `part` with all items of a user before the held-out ones, not the truncated history.
 
-    That is the training items and, for the test part, the validation targets; the history in the file stands where
-    they tell less (they may in a published split).
+    These are the training items and, for the test part, the validation targets. If they are fewer than the history in
+    the file, which is possible in a published split, the latter is used.
     """
     known = load_train(folder)
     if part == "test":
@@ -51,7 +51,7 @@ def load_full_examples(folder: str | Path, part: str) -> list[Example]:
 
 
 def load_items(folder: str | Path) -> pd.DataFrame:
-    """item_id, title, text; one row an item."""
+    """item_id, title, text; one row per item."""
     return _read(Path(folder) / "items.parquet")
 
 

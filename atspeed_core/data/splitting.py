@@ -1,4 +1,4 @@
-"""Cutting interactions into train, valid and test, and turning the parts into sequences."""
+"""Splits interactions into train, valid and test, and turns the parts into sequences."""
 
 import numpy as np
 import pandas as pd
@@ -6,11 +6,11 @@ import pandas as pd
 from atspeed_core.errors import UserError
 
 PARTS = ("train", "valid", "test")
-MIN_TRAIN_ITEMS = 2  # a user with fewer teaches no next item and is dropped, as in the published split
+MIN_TRAIN_ITEMS = 2  # a user with fewer has no next item to learn from and is dropped, as in the published split
 
 
 def boundaries(timestamps: pd.Series) -> tuple[int, int]:
-    """The first second of valid and of test: 80 % and 90 % of all interactions lie before, ties aside."""
+    """The first second of valid and of test: 80 % and 90 % of all interactions are earlier, apart from ties."""
     ordered = np.sort(timestamps.to_numpy())
     return int(ordered[int(0.8 * len(ordered))]), int(ordered[int(0.9 * len(ordered))])
 
@@ -21,7 +21,7 @@ def parts_at(timestamps: pd.Series, cuts: tuple[int, int]) -> np.ndarray:
 
 
 def chronological(interactions: pd.DataFrame) -> pd.DataFrame:
-    """Cut 8:1:1 at two moments that are the same for all users (AtSpeed, arXiv 2410.05165, section 4.1).
+    """Split 8:1:1 at two moments that are the same for all users (AtSpeed, arXiv 2410.05165, section 4.1).
 
     An interaction at the very second of a boundary belongs to the later part. Users with fewer than two training
     items are dropped; items first seen after training stay.
@@ -57,7 +57,7 @@ def leave_one_out(interactions: pd.DataFrame) -> pd.DataFrame:
 
 
 def train_table(parted: pd.DataFrame) -> pd.DataFrame:
-    """user_id, item_ids, timestamps (None where unknown): a row a user with training items, by user id."""
+    """user_id, item_ids, timestamps (None where unknown): one row per user with training items, by user id."""
     sequences = _sequences(parted[parted["part"] == "train"])
     return sequences.rename(columns={"items": "item_ids", "times": "timestamps"})
 
@@ -65,8 +65,8 @@ def train_table(parted: pd.DataFrame) -> pd.DataFrame:
 def example_table(parted: pd.DataFrame, part: str, max_history: int) -> pd.DataFrame:
     """user_id, history, targets, target_timestamps (None where unknown) of the users of "valid" or "test".
 
-    The history is what lies before the part: the training items, for test followed by the validation items; the
-    most recent `max_history` of them, oldest first. Users without history are left out.
+    The history is everything before the part (the training items, for test followed by the validation items): the most
+    recent `max_history` of them, oldest first. Users without history are left out.
     """
     before = _sequences(parted[parted["part"].isin(PARTS[: PARTS.index(part)])]).set_index("user_id")
     examples = _sequences(parted[parted["part"] == part])
@@ -77,7 +77,7 @@ def example_table(parted: pd.DataFrame, part: str, max_history: int) -> pd.DataF
 
 
 def _sequences(interactions: pd.DataFrame) -> pd.DataFrame:
-    """user_id, items, times: a row a user, by user id; the order within a user is kept."""
+    """user_id, items, times: one row per user, by user id; the order within a user stays."""
     codes, users = pd.factorize(interactions["user_id"], sort=True)
     ordered = interactions.iloc[np.argsort(codes, kind="stable")]
     ends = np.cumsum(np.bincount(codes, minlength=len(users))).tolist()

@@ -1,4 +1,4 @@
-"""What stats.json says about a prepared data set."""
+"""The content of stats.json: figures of a prepared data set."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,12 +12,12 @@ from atspeed_core.settings import PrepareData
 
 @dataclass
 class Steps:
-    """Users, items and interactions left after each step, in order."""
+    """Users, items and interactions that remain after each step, in order."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, step: str, interactions: pd.DataFrame) -> None:
-        """Note what is left after `step`."""
+        """Record what remains after `step`."""
         self.rows.append({"step": step, **counts(interactions)})
 
     def summary(self) -> str:
@@ -32,7 +32,7 @@ def counts(interactions: pd.DataFrame) -> dict[str, int]:
 
 
 def statistics(parted: pd.DataFrame, settings: PrepareData, steps: Steps) -> dict[str, Any]:
-    """Figures of split interactions; times in ISO 8601 (UTC), null where the source has none."""
+    """Figures of split interactions; times in ISO 8601 (UTC), null if the source has none."""
     total = counts(parted)
     return {
         "dataset": settings.dataset,
@@ -46,7 +46,7 @@ def statistics(parted: pd.DataFrame, settings: PrepareData, steps: Steps) -> dic
 
 
 def part_statistics(parted: pd.DataFrame, part: str) -> dict[str, Any]:
-    """Counts and time range of one part; for valid and test what of it training has never seen (cold)."""
+    """Counts and time range of one part; for valid and test also those whose items are not in training (cold)."""
     own = parted[parted["part"] == part]
     figures: dict[str, Any] = {**counts(own), "time_range": time_range(own)}
     if part != "train":
@@ -56,7 +56,7 @@ def part_statistics(parted: pd.DataFrame, part: str) -> dict[str, Any]:
 
 
 def time_range(interactions: pd.DataFrame) -> list[str] | None:
-    """First and last time, ISO 8601 in UTC; None where times are unknown."""
+    """First and last time, ISO 8601 in UTC; None if times are unknown."""
     if "timestamp" not in interactions or interactions.empty:
         return None
     ends = interactions["timestamp"].agg(["min", "max"])

@@ -27,11 +27,11 @@ UNREADABLE = (pd.errors.ParserError, OSError, EOFError, zlib.error)
 
 @dataclass(frozen=True)
 class Table:
-    """A table as found in a file.
+    """A table as it is in a file.
 
     Attributes:
-        frame: the columns by their names in the file. The index says where a row was found: the line of a text
-            file, counted from 1 with its header, or the row of a Parquet file, counted from 1.
+        frame: the columns by their names in the file. The index gives the place of a row: the line of a text file,
+            counted from 1 with its header, or the row of a Parquet file, counted from 1.
         path: the file.
         names: our name of a column (user_id, item_id, ...) -> its name in the file.
         clock: how the column of times is written.
@@ -53,11 +53,11 @@ class Table:
 def read_delimited(
     path: Path, separator: str, names: list[str] | None = None, encoding: str = "utf-8", quoted: bool = True
 ) -> pd.DataFrame:
-    """Read a text table as strings, empty where a field is missing; the index is the line in the file.
+    """Read a text table as strings, empty if a field is missing; the index is the line in the file.
 
     Args:
         path: the file; ".gz" is decompressed.
-        separator: between two fields; when longer than one character the file is read whole first.
+        separator: between two fields; if it is longer than one character, the whole file is read first.
         names: column names of a file without header; the first line names the columns when None.
         encoding: of the text.
         quoted: whether '"' quotes a field.
@@ -118,7 +118,7 @@ def open_bytes(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     """Open a plain or gzipped file.
 
     Yields:
-        The file's decompressed content, and the file as it is on the disk (whose position tells the progress).
+        The file's decompressed content, and the file as it is on the disk (whose position shows the progress).
     """
     with path.open("rb") as raw:
         zipped = raw.read(2) == GZIP_MAGIC
@@ -153,16 +153,16 @@ def require_columns(frame: pd.DataFrame, path: Path, columns: list[str], remedy:
     """Check that the columns are there.
 
     Raises:
-        UserError: one is missing; all missing and all found columns are named.
+        UserError: one is missing; the message names all missing and all present columns.
     """
     missing = [column for column in columns if column not in frame.columns]
     if missing:
-        present = " ".join(", ".join(map(str, frame.columns)).split())  # one line, whatever the header holds
+        present = " ".join(", ".join(map(str, frame.columns)).split())  # one line, whatever the header contains
         raise UserError(f"{path}: no column {', '.join(map(repr, missing))} (found: {present}); {remedy}")
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, on one line of at most 120 characters."""
+    """The message of an error as one line of at most 120 characters."""
     return " ".join(str(error).split())[:120]
 
 
@@ -197,7 +197,7 @@ def _chunks(reader: Any, first_line: int) -> Iterator[pd.DataFrame]:
 
 
 def _numbered(frame: pd.DataFrame, first_line: int) -> pd.DataFrame:
-    """With the line as index, "" where a field is missing, and without blank lines."""
+    """With the line as index, "" for a missing field, and without blank lines."""
     frame.index = pd.RangeIndex(first_line, first_line + len(frame), name="line")
     frame = frame.fillna("")
     return frame[(frame != "").any(axis=1)]  # blank lines are counted, but are no rows
@@ -206,7 +206,7 @@ def _numbered(frame: pd.DataFrame, first_line: int) -> pd.DataFrame:
 @contextmanager
 def _surplus_fields_refused() -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)  # else surplus fields are cut off
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # otherwise surplus fields are dropped
         yield
 
 

@@ -141,7 +141,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
         (["2026-02-30.csv"], "2026-02-30 is no date"),
         (["history-before-2026-13-01.csv"], "2026-13-01 is no date"),
         (["history-before-2026-01-01.csv", "history-before-2026-01-02.csv"], "two histories"),
-        (["history-before-2026-01-02.csv", "2026-01-01.csv"], "already holds the days of 2026-01-01.csv"),
+        (["history-before-2026-01-02.csv", "2026-01-01.csv"], "already contains 2026-01-01.csv"),
     ],
 )
 def test_names_that_contradict_each_other(tmp_path: Path, names: list[str], said: str) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atspeed_core.data.filtering import at_least, in_time_order, k_core, may_stay, sampled, without_duplicates
+from atspeed_core.data.filtering import at_least, in_time_order, k_core, may_remain, sampled, without_duplicates
 from atspeed_core.errors import UserError
 from tests.complete_params import PrepareData
 
@@ -66,10 +66,10 @@ def test_k_core_is_the_naive_fixpoint(rows: list[tuple[int, int]], k: int) -> No
 
 
 @given(pairs, st.integers(1, 4))
-def test_what_may_stay_holds_all_that_the_k_core_leaves(rows: list[tuple[int, int]], k: int) -> None:
+def test_what_may_remain_holds_all_that_the_k_core_leaves(rows: list[tuple[int, int]], k: int) -> None:
     rated = frame(rows).assign(rating=[float(user % 3) for user, _ in rows])
     settings = PrepareData(dataset="t", source="table", path="t", rating_threshold=1.0, k_core=k)
-    assert may_stay(rated, settings) >= set(k_core(at_least(rated, 1.0), k)["item_id"])
+    assert may_remain(rated, settings) >= set(k_core(at_least(rated, 1.0), k)["item_id"])
 
 
 @given(pairs, st.integers(1, 4), st.integers(1, 3), st.integers(0, 3))

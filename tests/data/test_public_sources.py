@@ -221,7 +221,7 @@ def test_amazon_ratings_only(tmp_path: Path, name: str, content: str, row: tuple
     assert interactions(read(write(tmp_path, **files), "amazon")) == [row]
 
 
-def test_only_items_that_may_stay_are_described(tmp_path: Path) -> None:
+def test_only_items_that_may_remain_are_described(tmp_path: Path) -> None:
     """Threshold and k-core are known before the metadata are read, which would not fit into memory else."""
     reviews = [
         REVIEW_2014 | {"asin": asin, "overall": stars} for asin, stars in [("B1", 5.0), ("B1", 4.0), ("B2", 5.0)]

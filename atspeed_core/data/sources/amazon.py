@@ -1,4 +1,4 @@
-"""Amazon reviews by category, editions 2014, 2018 and 2023: reviews or bare ratings, and the products' metadata.
+"""Amazon reviews by category, editions 2014, 2018 and 2023: reviews or ratings alone, and the products' metadata.
 
     2014  reviews_Beauty_5.json.gz     ratings_Beauty.csv (user, item, rating, time)    meta_Beauty.json.gz
     2018  Video_Games_5.json.gz        Video_Games.csv (item, user, rating, time)       meta_Video_Games.json.gz
@@ -50,7 +50,7 @@ ENDINGS = (".json", ".json.gz", ".jsonl", ".jsonl.gz", ".csv", ".csv.gz")
 META_ENDINGS = (".json.gz", ".jsonl.gz", ".json", ".jsonl")
 ASIN = re.compile(r"B[0-9A-Z]{9}|[0-9]{9}[0-9X]")
 TEXTS = ["title", "categories", "category", "brand", "store", "features", "feature", "description"]
-UNFORMATTED = "getTime"  # in a title of 2018: the page's script was taken for it
+UNFORMATTED = "getTime"  # in titles of 2018 that contain a page's script instead
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Edition:
         year: its name.
         fields: of user, item, rating and time.
         clock: how the times are written.
-        product: the field of the item's id in the metadata.
+        product: field of the item's id in the metadata.
     """
 
     year: str
@@ -80,7 +80,7 @@ V2023 = Edition("2023", RATINGS, MILLISECONDS, "parent_asin")
 
 
 def read(settings: PrepareData) -> tuple[Table, Table]:
-    """Read the reviews at `settings.path` (a file, or a folder with one) and the products' metadata beside them.
+    """Read the reviews at `settings.path` (a file, or a folder with one) and the products' metadata next to them.
 
     Raises:
         UserError: a file is missing (the line says where to get it), is none of the three editions, or is damaged.
@@ -103,8 +103,8 @@ def _reviews(path: Path) -> Path:
 def _metadata(reviews: Path) -> Path:
     category = re.sub(r"^(reviews|ratings)_|(_\d+)?\.(jsonl?|csv)(\.gz)?$", "", reviews.name)
     for ending in META_ENDINGS:
-        if (metadata := reviews.with_name(f"meta_{category}{ending}")).is_file():
-            return metadata
+        if (path := reviews.with_name(f"meta_{category}{ending}")).is_file():
+            return path
     raise missing(reviews.with_name(f"meta_{category}.json.gz"), ORIGINS)
 
 
@@ -133,7 +133,7 @@ def _ratings(path: Path) -> tuple[Table, Edition]:
 
 
 def _layout(path: Path) -> tuple[Edition, list[str]]:
-    """Edition and columns of a file without a header, told by which of the first two holds product numbers."""
+    """Edition and columns of a file without a header; which of the first two has product numbers shows it."""
     rows = next(read_delimited_chunks(path, ",", names=NAMES)).head(1000)
     first, second = (rows[name].map(lambda text: bool(ASIN.fullmatch(text))).mean() for name in NAMES[:2])
     if max(first, second) < 0.5:

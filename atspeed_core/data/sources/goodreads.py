@@ -1,7 +1,7 @@
 """Goodreads (UCSD Book Graph): interactions as JSON, which have times, or as CSV, which have none; and the books.
 
     goodreads_interactions_poetry.json.gz   goodreads_books_poetry.json.gz      one genre, or all (..._dedup, books)
-    goodreads_interactions.csv              book_id_map.csv                     ids of its own, and what they stand for
+    goodreads_interactions.csv              book_id_map.csv                     its own ids, and the books' ids
 
 Plain or gzipped.
 """
@@ -40,9 +40,9 @@ logger = logging.getLogger(__name__)
 
 
 def read(settings: PrepareData) -> tuple[Table, Table]:
-    """Read the interactions at `settings.path` (a file, or a folder with one) and the books beside them.
+    """Read the interactions at `settings.path` (a file, or a folder with one) and the books next to them.
 
-    The time is that of `date_added`: every interaction has one, and most have no other. A rating of 0 is none.
+    The time is that of `date_added`: every interaction has one, and most have no other. A rating of 0 means no rating.
 
     Raises:
         UserError: a file is missing (the line says where to get it) or damaged, or the split needs times and the

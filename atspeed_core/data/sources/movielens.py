@@ -1,10 +1,10 @@
-"""MovieLens: the files of every edition, and the embedded pair of Parquet files.
+"""MovieLens: the files of every edition, and the pair of Parquet files in this repository.
 
     ratings.csv, movies.csv     20M, 25M, 32M, latest
     ratings.dat, movies.dat     1M, 10M: "::" between fields, no header
     u.data, u.item              100K: tabs and "|", no header
 
-Ratings are read bit by bit: 25M of them take a gigabyte of text.
+Ratings are read in chunks: the text of 25M takes a gigabyte.
 """
 
 from collections.abc import Callable

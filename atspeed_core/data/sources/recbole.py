@@ -1,6 +1,6 @@
 """RecBole atomic files: NAME.inter and NAME.item, tab-separated, with typed headers such as "user_id:token".
 
-Data sets name their fields as they like (Yelp: business_id, stars, date); `columns` says which is which.
+Data sets choose the names of their fields (Yelp: business_id, stars, date); `columns` gives their meaning.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ REMEDY = "set prepare_data.columns to the fields of user and item"
 
 
 def read(settings: PrepareData) -> tuple[Table, Table | None]:
-    """Read the one .inter file in the folder `settings.path` and the .item file beside it, if there is one.
+    """Read the one .inter file in the folder `settings.path` and the .item file next to it, if there is one.
 
     `settings.columns` names the fields; rating and timestamp may be absent unless they are named there. The item's
     id in .item is the field of that name, item_id or id. The title is `columns.title`, or the first text field whose

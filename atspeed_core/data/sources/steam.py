@@ -1,4 +1,4 @@
-"""Steam reviews, version 2 (UCSD): steam_reviews.json.gz and steam_games.json.gz, a Python dict a line."""
+"""Steam reviews, version 2 (UCSD): steam_reviews.json.gz and steam_games.json.gz, one Python dict per line."""
 
 import logging
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def read(settings: PrepareData) -> tuple[Table, Table]:
-    """Read the reviews at `settings.path` (a file, or a folder with one) and the games beside them.
+    """Read the reviews at `settings.path` (a file, or a folder with one) and the games next to them.
 
     There are no ratings, and times are whole days. Reviews without a user name are left out and counted.
 

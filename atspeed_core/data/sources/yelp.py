@@ -27,7 +27,7 @@ FIELDS = ["business_id", "name", "categories", "city"]
 
 
 def read(settings: PrepareData) -> tuple[Table, Table]:
-    """Read the reviews at `settings.path` (a file, or a folder with one) and the businesses beside them.
+    """Read the reviews at `settings.path` (a file, or a folder with one) and the businesses next to them.
 
     Raises:
         UserError: a file is missing (the line says where to get it) or damaged.
