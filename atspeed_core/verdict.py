@@ -1,4 +1,4 @@
-"""The gate: may a challenger take the champion's place? A pure function of what was measured of both."""
+"""The gate's verdict on a challenger: a pure function of the evaluations of challenger and champion."""
 
 import math
 from collections.abc import Mapping
@@ -13,25 +13,26 @@ from atspeed_core.metrics import METRICS
 
 FloatArray = NDArray[np.float64]
 
-SAME_DEVICE = ("type", "name", "cores", "threads", "dtype")  # facts that must agree before times are compared
+SAME_DEVICE = ("type", "name", "cores", "threads", "dtype")  # times are compared only where these facts agree
 SAMPLES = 2000
 SEED = 0
 SAMPLES_AT_ONCE = 100  # bounds the memory to this many times the number of distinct differences
-ROUNDING = 1e-12  # a loss of exactly the tolerance is none beyond it
+ROUNDING = 1e-12  # a loss of exactly the tolerance does not exceed it
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was measured of a recommender on one night's test users; strict verification, lists of the judged K.
+    """The evaluation of a recommender on one night's test users: strict verification, lists of the judged K.
 
     Attributes:
         version: of the registered recommender.
-        date: the day whose interactions it has seen last, YYYY-MM-DD.
+        date: the last day whose interactions it was trained on, YYYY-MM-DD.
         method: of its draft.
         users: user ids.
         metrics: name of a judged metric -> [users] float64; without those that were not measured.
-        identical_lists: K -> share of users whose list is the reference's, item by item; empty where not measured.
-        accepted_steps: AS; None where not measured, as for the figures below.
+        identical_lists: K -> share of users whose list equals the reference, item by item; empty where it was not
+            measured.
+        accepted_steps: AS; None where it was not measured, likewise below.
         walltime_speedup: WS.
         latency_ms_p95: 95th percentile of the time of one request, in milliseconds.
         device: machine and number format, see `device.device_facts`.
@@ -51,15 +52,15 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What is asked of a challenger.
+    """The conditions that a challenger has to meet.
 
     Attributes:
         k: list length that is judged.
         tolerance: by how much a judged metric may be lower than the champion's, absolute.
-        risk: refused when a loss beyond `tolerance` is more probable than this.
-        min_accepted_steps: floor of AS.
-        min_walltime_speedup: floor of WS.
-        max_latency_ratio: p95 latency over the champion's, judged on the same device only.
+        risk: largest accepted probability of a loss above `tolerance`.
+        min_accepted_steps: smallest AS.
+        min_walltime_speedup: smallest WS.
+        max_latency_ratio: largest p95 latency in relation to the champion's; applies to the same device only.
     """
 
     k: int
@@ -72,7 +73,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was judged, in one sentence with its numbers."""
+    """The result of one check, in one sentence with its numbers."""
 
     name: str
     passed: bool
@@ -81,12 +82,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says.
+    """The gate's decision.
 
     Attributes:
         accepted: whether the challenger may become champion.
-        reasons: why not, each a sentence with its numbers; empty when accepted.
-        facts: everything that was judged, name -> sentence, in order.
+        reasons: why it may not, each a sentence with its numbers; empty if it may.
+        facts: name of each check -> sentence, in order.
     """
 
     accepted: bool
@@ -95,12 +96,12 @@ class Verdict:
 
 
 def judge(challenger: Evidence, champion: Evidence | None, thresholds: Thresholds) -> Verdict:
-    """Judge `challenger`; without a champion only by its own lists and the floors.
+    """Judge `challenger`; without a champion only its own figures are judged.
 
-    A figure that is missing or no number is a refusal.
+    A figure that is missing or not a number leads to a refusal.
 
     Raises:
-        UserError: both were measured on different users.
+        UserError: they were evaluated on different users.
     """
     if champion and champion.version == challenger.version:
         return _verdict([Finding("champion", True, f"version {champion.version} is the champion already")])
@@ -118,8 +119,8 @@ def probability_of_loss(differences: FloatArray, tolerance: float) -> float:
     and not the users one by one: the same distribution, and the order of the users cannot matter.
 
     Args:
-        differences: [users] challenger - champion, one at least.
-        tolerance: loss that is allowed.
+        differences: [users] challenger - champion, at least one.
+        tolerance: the accepted loss.
     """
     values, counts = np.unique(differences, return_counts=True)
     rng = np.random.default_rng(SEED)
@@ -177,8 +178,8 @@ def _age(challenger: Evidence, champion: Evidence) -> Finding:
     return Finding(
         "date",
         challenger.date >= champion.date,
-        f"the challenger has seen the days up to {challenger.date}, champion {champion.version} those up to "
-        f"{champion.date}; an older model does not displace a newer one",
+        f"the challenger was trained on the days up to {challenger.date}, champion {champion.version} on those up to "
+        f"{champion.date}; an older model does not replace a newer one",
     )
 
 
@@ -202,9 +203,9 @@ def _latency(challenger: Evidence, champion: Evidence, thresholds: Thresholds) -
     unknown = [name for name in SAME_DEVICE if challenger.device.get(name) is None]
     name = f"latency_ms_p95@{thresholds.k}"
     if unknown:
-        return Finding(name, False, f"the challenger's device is not on record ({', '.join(unknown)} missing)")
+        return Finding(name, False, f"the challenger's device is not recorded ({', '.join(unknown)} missing)")
     if differ:
-        return Finding(name, True, f"not compared: other device ({', '.join(differ)} differ)")
+        return Finding(name, True, f"not compared: another device ({', '.join(differ)} differ)")
     ours, theirs = challenger.latency_ms_p95, champion.latency_ms_p95
     ratio = ours / theirs if _is_number(ours) and _is_number(theirs) and theirs > 0 else math.nan
     sentence = (
@@ -221,11 +222,11 @@ def _judged(evidence: Evidence) -> dict[str, FloatArray]:
 
 
 def _places(users: tuple[str, ...], others: tuple[str, ...]) -> NDArray[np.int64]:
-    """For each of `users` its place in `others`."""
+    """Place of each of `users` in `others`."""
     place = {user: number for number, user in enumerate(others)}
     if len(place) != len(others) or len(set(users)) != len(users) or set(users) != set(others):
         raise UserError(
-            f"challenger ({len(users)} users) and champion ({len(others)}) were measured on different users; "
+            f"challenger ({len(users)} users) and champion ({len(others)}) were evaluated on different users; "
             "run evaluate_champion of that night again"
         )
     return np.array([place[user] for user in users], dtype=np.int64)

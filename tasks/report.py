@@ -1,4 +1,4 @@
-"""Stage report: the results of all methods in one place, for people and for DVC."""
+"""Stage report: the results of all methods together, for people and for DVC."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from tasks.stage import ParamsPath, Run, stage
 
 Json = dict[str, Any]
 
-WIDTH_OF_A_FILE = 200  # columns of text where the table is not printed on a terminal
+WIDTH_OF_A_FILE = 200  # columns of text where the tables are not printed on a terminal
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -44,7 +44,7 @@ def write_report(params: Params) -> Json:
     """Combine the results in the project's folder; returns the content of results/metrics.json.
 
     Raises:
-        UserError: an input is missing, damaged, or was not measured like the others.
+        UserError: an input is missing or damaged, or was measured under other conditions than the rest.
     """
     results = load_results(RESULTS, method_names())
     dataset = {"name": params.prepare_data.dataset, **read_stage_json(PROCESSED / "stats.json", "prepare_data")}
@@ -61,7 +61,7 @@ def write_report(params: Params) -> Json:
 
 
 def learning_curves(methods: list[str]) -> dict[str, pd.DataFrame]:
-    """Model -> columns step, name, value, of the models that recorded them."""
+    """Model -> columns step, name, value, for the models that recorded learning curves."""
     folders = {"target": TARGET, **{f"draft {method}": DRAFTS / method for method in methods}}
     files = {name: folder / "curves.csv" for name, folder in folders.items()}
     return {name: pd.read_csv(path) for name, path in files.items() if path.exists()}
@@ -74,7 +74,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def record(metrics: Json, run: Run) -> None:
-    """Tell MLflow: the files people read."""
+    """Log to MLflow: the files that people read."""
     run.log_param("num_test_users", metrics["num_test_users"])
     run.log_param("methods", ", ".join(metrics["methods"]))
     for name in ("metrics.json", "summary.md", "report.html"):
@@ -87,12 +87,12 @@ def show(tables: list[TextTable]) -> None:
     if not console.is_terminal:
         console = Console(width=WIDTH_OF_A_FILE)
     for table in (table for table in tables if table.rows):
-        drawn = RichTable(title=table.title, caption=table.note, caption_justify="left")
+        shown = RichTable(title=table.title, caption=table.note, caption_justify="left")
         for column in table.columns:
-            drawn.add_column(column, justify="left" if column == table.columns[0] else "right")
+            shown.add_column(column, justify="left" if column == table.columns[0] else "right")
         for row in table.rows:
-            drawn.add_row(*row)
-        console.print(drawn)
+            shown.add_row(*row)
+        console.print(shown)
 
 
 if __name__ == "__main__":

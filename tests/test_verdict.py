@@ -41,7 +41,7 @@ def champion(recall: Any = None, **changes: Any) -> Evidence:
     return replace(evidence("1", recall, date="2026-01-01", identical_lists={}), **changes)
 
 
-def test_an_equal_challenger_is_accepted_and_told_with_numbers() -> None:
+def test_an_equal_challenger_is_accepted_with_sentences_and_numbers() -> None:
     verdict = judge(evidence(), champion(), THRESHOLDS)
     assert (verdict.accepted, verdict.reasons) == (True, ())
     assert list(verdict.facts) == [
@@ -71,7 +71,7 @@ def test_an_equal_challenger_is_accepted_and_told_with_numbers() -> None:
         ({"accepted_steps": float("nan")}, "AS at K = 10 is missing"),
         ({"walltime_speedup": 0.49}, "WS at K = 10 is 0.490; the floor is 0.500"),
         ({"walltime_speedup": None}, "WS at K = 10 is missing"),
-        ({"date": "2025-12-31"}, "up to 2025-12-31, champion 1 those up to 2026-01-01; an older model"),
+        ({"date": "2025-12-31"}, "up to 2025-12-31, champion 1 on those up to 2026-01-01; an older model"),
         (
             {"metrics": {"recall": np.zeros(USERS), "ndcg": HALF}},
             "recall at K = 10 is 0.0000, champion 1 has 0.5000: .* probability 1.000",
@@ -81,17 +81,17 @@ def test_an_equal_challenger_is_accepted_and_told_with_numbers() -> None:
         ({"metrics": {"recall": HALF}}, "ndcg at K = 10 is missing"),
         ({"latency_ms_p95": 31.0}, "p95 latency at K = 10 is 31.0 ms, champion 1 has 20.0 ms: 1.55 times"),
         ({"latency_ms_p95": None}, "p95 latency at K = 10 is missing ms"),
-        ({"device": {}}, "the challenger's device is not on record"),
+        ({"device": {}}, "the challenger's device is not recorded"),
     ],
 )
 def test_each_shortcoming_alone_is_a_refusal_with_its_numbers(changes: dict[str, Any], reason: str) -> None:
     verdict = judge(replace(evidence(), **changes), champion(), THRESHOLDS)
     assert not verdict.accepted
-    (told,) = verdict.reasons
-    assert re.search(reason, told), told
+    (sentence,) = verdict.reasons
+    assert re.search(reason, sentence), sentence
 
 
-def test_every_reason_is_told() -> None:
+def test_every_reason_is_named() -> None:
     bad = evidence(recall=np.zeros(USERS), accepted_steps=0.0, date="2020-01-01", latency_ms_p95=900.0)
     assert len(judge(bad, champion(), THRESHOLDS).reasons) == 5
 
@@ -108,7 +108,7 @@ def test_times_of_another_device_are_not_compared(fact: str) -> None:
     slow = evidence(latency_ms_p95=500.0, device={**DEVICE, fact: "other"})
     verdict = judge(slow, champion(), THRESHOLDS)
     assert verdict.accepted
-    assert verdict.facts["latency_ms_p95@10"] == f"not compared: other device ({fact} differ)"
+    assert verdict.facts["latency_ms_p95@10"] == f"not compared: another device ({fact} differ)"
 
 
 def test_another_version_of_torch_is_the_same_device() -> None:
@@ -151,7 +151,7 @@ def test_risk_is_what_decides_on_a_small_loss() -> None:
     assert judge(evidence(recall=lost), champion(), replace(careful, tolerance=0.2)).accepted
 
 
-def test_the_bootstrap_is_that_of_the_users_drawn_one_by_one() -> None:
+def test_the_bootstrap_is_that_of_the_users_sampled_one_by_one() -> None:
     rng = np.random.default_rng(5)
     differences = rng.choice([-1.0, 0.0, 0.5], size=60, p=[0.2, 0.5, 0.3])
     drawn = rng.choice(differences, size=(20_000, 60)).mean(axis=1)
@@ -192,6 +192,6 @@ def test_the_order_of_the_users_does_not_matter(pairs: list[tuple[float, float]]
 
 @given(st.integers(-8, 8).map(lambda n: n / 4), st.floats(0, 0.3), st.floats(0, 0.3))
 @settings(max_examples=30, deadline=None)
-def test_more_tolerance_is_never_more_probable_a_loss(shift: float, small: float, more: float) -> None:
+def test_a_loss_is_never_more_probable_with_more_tolerance(shift: float, small: float, more: float) -> None:
     differences = np.array([-1.0, 0.0, 0.0, 0.0, 1.0, shift])
     assert probability_of_loss(differences, small + more) <= probability_of_loss(differences, small)

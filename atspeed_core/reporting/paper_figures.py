@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 Figures = Mapping[int, float]
 
-KS = (3, 5, 10, 20)  # of its tables at hand
+KS = (3, 5, 10, 20)  # of the tables that are known here
 DEVICE = "a LLaMA-7B on one GPU of 24 GB"
 
 
 @dataclass(frozen=True)
 class Published:
-    """One row of the paper: K -> figure; what is not in the tables at hand is left out.
+    """One row of the paper: K -> figure, where it is known.
 
     Attributes:
         speedup: WS, walltime speedup over the target's own beam search.
@@ -23,7 +23,7 @@ class Published:
 
 
 def _row(speedup: str, accepted: str) -> Published:
-    """Figures for `KS`, divided by blanks; "-" where the paper's tables at hand have none."""
+    """Figures for `KS`, separated by blanks; "-" where a figure is not known."""
     both = [{k: float(v) for k, v in zip(KS, text.split(), strict=True) if v != "-"} for text in (speedup, accepted)]
     return Published(*both)
 
@@ -68,6 +68,6 @@ RANKING: dict[str, dict[str, Figures]] = {
 
 
 def published(verification: str, dataset: str, method: str, k: int, figure: str) -> float | None:
-    """AS or WS of a cell of the paper; None where its tables at hand have none."""
+    """AS or WS of a cell of the paper; None where it is not known."""
     row = PUBLISHED.get(verification, {}).get(dataset, {}).get(method)
     return (row.accepted if figure == "AS" else row.speedup).get(k) if row else None

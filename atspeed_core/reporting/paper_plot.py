@@ -1,4 +1,4 @@
-"""results/paper/*.svg: a run's AS beside the published ones, and its target calls, by K; what its variants change."""
+"""results/paper/*.svg: AS of a run with the published figures, its target calls by K, and AS of its variants."""
 
 from collections.abc import Sequence
 from io import StringIO
@@ -14,11 +14,11 @@ from atspeed_core.reporting.paper_tables import PaperRun, accepted_name, scheme,
 from atspeed_core.verifications import primary
 
 WIDTH, HEIGHT = 5.2, 4.4  # of a panel, in inches
-ROW = 0.32  # height of a variant
+ROW = 0.32  # height of a variant, in inches
 
 
 def paper_svg(run: PaperRun) -> str:
-    """The picture as SVG: AS by verification, the published hollow, and the calls of our scheme."""
+    """The picture as SVG: AS by verification, published figures hollow, and target calls by our scheme."""
     methods = run.metrics["methods"]
     verifications = list(dict.fromkeys(name for by_name in methods.values() for name in by_name))
     figure = Figure(figsize=(WIDTH * (len(verifications) + 1), HEIGHT), layout="constrained")
@@ -27,9 +27,9 @@ def paper_svg(run: PaperRun) -> str:
     for panel, verification in zip(panels, verifications, strict=False):
         _lines(panel, run, verification, accepted_name(verification))
         _published(panel, run, verification)
-        panel.set(title=f"AS by {scheme(verification)}, {verification}", ylabel="accepted steps a request")
+        panel.set(title=f"AS by {scheme(verification)}, {verification}", ylabel="accepted steps per request")
     _lines(panels[-1], run, primary().name, "target_calls")
-    panels[-1].set(title="Target calls, strict by our scheme", ylabel="calls a request")
+    panels[-1].set(title="Target calls, strict by our scheme", ylabel="calls per request")
     for panel in panels:
         panel.set_xlabel("K")
         panel.grid(alpha=0.3)
@@ -39,9 +39,9 @@ def paper_svg(run: PaperRun) -> str:
 
 
 def variants_svg(base: PaperRun, runs: Sequence[PaperRun]) -> str:
-    """The picture of a run and its ablations and sweeps (`runs`, it among them): AS with its interval, a row a variant.
+    """The picture of a run and its ablations and sweeps: AS with its interval, one row per variant.
 
-    Dotted lines: the run itself.
+    `runs` contain `base`, which the dotted lines show.
     """
     rows = variant_rows(base, runs)
     verifications = variant_verifications(base, rows)
@@ -50,7 +50,7 @@ def variants_svg(base: PaperRun, runs: Sequence[PaperRun]) -> str:
     panels = figure.subplots(1, len(verifications), squeeze=False, sharey=True)[0]
     for panel, verification in zip(panels, verifications, strict=True):
         _intervals(panel, base, rows, verification)
-        panel.set(title=f"AS by {scheme(verification)}, {verification}", xlabel="accepted steps a request")
+        panel.set(title=f"AS by {scheme(verification)}, {verification}", xlabel="accepted steps per request")
         panel.grid(alpha=0.3)
     panels[0].set_yticks(range(len(rows)), [f"{method}, {run.name}" for run, method in rows])
     panels[0].invert_yaxis()
@@ -60,7 +60,7 @@ def variants_svg(base: PaperRun, runs: Sequence[PaperRun]) -> str:
 
 
 def _svg(figure: Figure, salt: str) -> str:
-    """The same figures under the same `salt`: the same file."""
+    """The figure as SVG; the same figures with the same `salt` give the same file."""
     out = StringIO()
     with rc_context({"svg.hashsalt": salt}):
         figure.savefig(out, format="svg", metadata={"Date": None})
@@ -71,8 +71,8 @@ def _intervals(panel: Axes, base: PaperRun, rows: Sequence[tuple[PaperRun, str]]
     name = accepted_name(verification)
     ks = sorted({k for run, method in rows for k in run.metrics["methods"][method].get(verification, {})}, key=int)
     for number, k in enumerate(ks):
-        found = [run.metrics["methods"][method].get(verification, {}).get(k, {}) for run, method in rows]
-        shown = [(row, figures) for row, figures in enumerate(found) if name in figures]
+        cells = [run.metrics["methods"][method].get(verification, {}).get(k, {}) for run, method in rows]
+        shown = [(row, figures) for row, figures in enumerate(cells) if name in figures]
         for row, figures in shown:
             panel.plot(figures[f"{name}_interval"], [row, row], color=f"C{number}")
             if rows[row][0] is base:
@@ -92,8 +92,8 @@ def _lines(panel: Axes, run: PaperRun, verification: str, name: str) -> None:
 def _published(panel: Axes, run: PaperRun, verification: str) -> None:
     for number, method in enumerate(run.metrics["methods"]):
         ks = [k for k, _ in rows_by_k(run.metrics["methods"][method].get(verification, {}))]
-        told = {k: published(verification, run.published_as, method, int(k), "AS") for k in ks}
-        points = [(k, value) for k, value in told.items() if value is not None]
+        by_k = {k: published(verification, run.published_as, method, int(k), "AS") for k in ks}
+        points = [(k, value) for k, value in by_k.items() if value is not None]
         if points:
             line = panel.plot(*zip(*points, strict=True), f"C{number}o:", label=f"{method}, published")[0]
             line.set(markersize=5, markerfacecolor="none")

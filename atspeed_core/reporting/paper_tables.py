@@ -1,4 +1,4 @@
-"""Our tables beside the paper's: a section a run of the matrix, and what its ablations and sweeps change."""
+"""Our tables alongside the paper's: one section per run of the matrix, and what its ablations and sweeps change."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,12 +31,12 @@ class PaperRun:
     """One run of the paper's matrix.
 
     Attributes:
-        label: the data set, and behind it the name of an ablation or of a point of a sweep.
+        label: the data set, followed by the name of an ablation or of a point of a sweep.
         dataset: a file in presets/datasets/.
         commit: of the code.
-        settings: what was changed for the run, by section; the data set's own left out.
-        metrics: as results/metrics.json.
-        failed: methods that have no result.
+        settings: what was changed for the run, by section, without the settings of the data set.
+        metrics: content of a results/metrics.json.
+        failed: methods without a result.
     """
 
     label: str
@@ -48,12 +48,12 @@ class PaperRun:
 
     @property
     def name(self) -> str:
-        """Of the ablation or point of a sweep; "(whole)" of the run that these belong to."""
+        """Name of the ablation or point of a sweep; "(whole)" for the run that these belong to."""
         return self.label.removeprefix(self.dataset).removeprefix("-") or "(whole)"
 
     @property
     def published_as(self) -> str:
-        """The paper's name of the data set: "beauty" of "beauty-release"."""
+        """The paper's name of the data set, such as "beauty" for "beauty-release"."""
         return self.dataset.removesuffix("-release")
 
     def as_json(self) -> Json:
@@ -62,7 +62,7 @@ class PaperRun:
 
 
 def paper_markdown(runs: Sequence[PaperRun]) -> str:
-    """The content of results/paper/TABLE.md: runs whole, each before its ablations, of which only AS, calls and WS."""
+    """The content of results/paper/TABLE.md: each run, followed by AS, calls and WS of its ablations."""
     head = "# The paper's tables, measured here\n\nAtSpeed, arXiv 2410.05165. A run: `make paper DATASET=NAME`."
     families = with_variants(runs)
     whole = {run.dataset for run, _ in families}
@@ -77,17 +77,17 @@ def paper_markdown(runs: Sequence[PaperRun]) -> str:
 
 
 def with_variants(runs: Sequence[PaperRun]) -> list[tuple[PaperRun, list[PaperRun]]]:
-    """Every whole run of `runs`, and all of its data set, it among them."""
+    """Every whole run among `runs` with all runs on its data set, itself included."""
     return [(run, [r for r in runs if r.dataset == run.dataset]) for run in runs if run.label == run.dataset]
 
 
 def variants_picture(run: PaperRun) -> str:
-    """The file's name of the picture of a whole run's ablations and sweeps; no label is this."""
+    """File name of the picture of a whole run's ablations and sweeps; no label can be equal to it."""
     return f"{run.dataset}.variants.svg"
 
 
 def run_markdown(run: PaperRun) -> str:
-    """The section of one run."""
+    """The section about one run."""
     metrics = run.metrics
     lines = [
         "",
@@ -95,9 +95,9 @@ def run_markdown(run: PaperRun) -> str:
         "",
         f"- Ours: {describe_device(metrics['device'])}; commit {run.commit}; target of "
         f"{metrics[TARGET]['parameters'] / 1e6:.1f} M parameters; all {metrics['num_test_users']} test users.",
-        f"- Settings over the project's params: {_settings(run.settings)}.",
-        f"- Published, in brackets: {paper_figures.DEVICE}; AS does not depend on the device, WS does.",
-        *([f"- Failed and left out: {', '.join(run.failed)}."] if run.failed else []),
+        f"- Settings that differ from the project's params: {_settings(run.settings)}.",
+        f"- Published figures, in brackets: {paper_figures.DEVICE}; AS does not depend on the device, WS does.",
+        *([f"- Failed, therefore missing: {', '.join(run.failed)}."] if run.failed else []),
         *_identity(run),
         *_below(run),
         *_best(run),
@@ -108,11 +108,11 @@ def run_markdown(run: PaperRun) -> str:
 
 
 def tables(run: PaperRun) -> list[TextTable]:
-    """Acceptance, calls, speed and ranking of one run, a row a method and a column a K, each beside the paper's."""
+    """Acceptance, calls, speed and ranking of one run alongside the paper's: one row per method, one column per K."""
     verifications = list(dict.fromkeys(name for by_name in run.metrics["methods"].values() for name in by_name))
     return [
         *(_by_method(f"Accepted steps, {v}", _as_note(v), run, v, _accepted_cell(run)) for v in verifications),
-        _by_method("Target calls a request, strict by our scheme", _CALLS_NOTE, run, primary().name, _calls_cell),
+        _by_method("Target calls per request, strict by our scheme", _CALLS_NOTE, run, primary().name, _calls_cell),
         *(_by_method(f"Walltime speedup, {v}", _ws_note(run), run, v, _speed_cell(run)) for v in verifications),
         *(_by_method(f"Oracle and generate, {v}", _SHARE_NOTE, run, v, _share_cell) for v in verifications),
         *(_ranking(run, metric) for metric in of_lists() if metric.in_tables),
@@ -120,41 +120,41 @@ def tables(run: PaperRun) -> list[TextTable]:
     ]
 
 
-_CALLS_NOTE = "Quotas by level, repair instead of a new draft; without speculation a request takes as many as levels."
+_CALLS_NOTE = "Quotas by level, repair instead of a new draft; without speculation a request takes one call per level."
 
 
 _SHARE_NOTE = (
-    "WS in percent of the oracle's, the most that any draft could reach on this device; and how many times faster than "
+    "WS in percent of the oracle's, the most that any draft could reach on this device; and the speedup over "
     "transformers' generate with the same trie."
 )
 
 
 def _as_note(verification: str) -> str:
-    papers = VERIFICATIONS.get(verification).in_paper
-    how = "N beams a level, drafted in rounds" if papers else "quotas by level, repair"
-    text = f"AS: drafted steps accepted a request by {scheme(verification)} ({how}), [95% interval], (published)."
-    return f"{text} No figure: a draft that knows no rounds." if papers else text
+    in_paper = VERIFICATIONS.get(verification).in_paper
+    how = "N beams per level, drafted in rounds" if in_paper else "quotas by level, repair"
+    text = f"AS: drafted steps accepted per request by {scheme(verification)} ({how}), [95% interval], (published)."
+    return f"{text} No figure: the draft cannot draft in rounds." if in_paper else text
 
 
 def scheme(verification: str) -> str:
-    """By whose scheme a verification's AS is counted."""
+    """The scheme by which a verification's AS is counted."""
     return "the paper's scheme" if VERIFICATIONS.get(verification).in_paper else "our scheme"
 
 
 def _ws_note(run: PaperRun) -> str:
     return (
         f"WS at batch 1: time of {run.metrics['speedup_baseline']}, over the time with the draft, [95% interval], "
-        "(published, of another device and model)."
+        "(published, for another device and model)."
     )
 
 
 def variant_tables(base: PaperRun, runs: Sequence[PaperRun]) -> list[TextTable]:
-    """AS, calls and WS of a run and of its ablations and sweeps (`runs`, it among them), only methods of these."""
+    """AS, calls and WS of `base` and its ablations and sweeps, for the methods of these; `runs` contain `base`."""
     variants = [run for run in runs if run is not base]
     shared = _shared_changes(variants, base)
     note = _variants_note(shared)
     shown = variant_rows(base, runs)
-    found = []
+    tables_of_variants = []
     for verification in variant_verifications(base, shown):
         for title, name in (("AS", accepted_name(verification)), ("calls", "target_calls"), ("WS", "walltime_speedup")):
             rows = [
@@ -164,19 +164,21 @@ def variant_tables(base: PaperRun, runs: Sequence[PaperRun]) -> list[TextTable]:
             ]
             ks = _ks(by_k for _, _, by_k in rows)
             cells = [
-                [method, *_told(run, base, shared), *(_figure(by_k.get(k, {}), name) for k in ks)]
+                [method, *_identified(run, base, shared), *(_figure(by_k.get(k, {}), name) for k in ks)]
                 for method, run, by_k in rows
             ]
             if cells and not (
                 title == "calls" and not VERIFICATIONS.get(verification).primary
-            ):  # there AS tells the same
-                columns = ["method", "run", "set otherwise", "commit", *(f"K = {k}" for k in ks)]
-                found.append(TextTable(f"Ablations and sweeps: {title}, {verification}", note, columns, cells))
-    return found
+            ):  # there AS says the same
+                columns = ["method", "run", "changed settings", "commit", *(f"K = {k}" for k in ks)]
+                tables_of_variants.append(
+                    TextTable(f"Ablations and sweeps: {title}, {verification}", note, columns, cells)
+                )
+    return tables_of_variants
 
 
 def variant_rows(base: PaperRun, runs: Sequence[PaperRun]) -> list[tuple[PaperRun, str]]:
-    """A run before its variants (`runs`, it among them), once for every method that a variant has."""
+    """`base` and then its variants, once for every method that a variant has; `runs` contain `base`."""
     variants = [run for run in runs if run is not base]
     methods = {method for run in variants for method in run.metrics["methods"]}
     rows = [(run, method) for method in base.metrics["methods"] if method in methods for run in [base, *variants]]
@@ -184,32 +186,32 @@ def variant_rows(base: PaperRun, runs: Sequence[PaperRun]) -> list[tuple[PaperRu
 
 
 def variant_verifications(base: PaperRun, rows: Sequence[tuple[PaperRun, str]]) -> list[str]:
-    """The verifications that variants of `base` have; `rows` as of `variant_rows`."""
+    """The verifications that variants of `base` have; `rows` are those of `variant_rows`."""
     return list(dict.fromkeys(v for run, method in rows if run is not base for v in run.metrics["methods"][method]))
 
 
 def _variants_note(shared: Json) -> str:
-    note = "As above, [95% interval]; all test users, the same target unless its settings are among those named."
-    return f"{note} All but (whole) also with {_assignments(shared)}." if shared else note
+    note = "As above, [95% interval]; all test users; the same target unless its settings are among the changed ones."
+    return f"{note} All except (whole) also have {_assignments(shared)}." if shared else note
 
 
 def _shared_changes(variants: Sequence[PaperRun], base: PaperRun) -> Json:
-    """What several variants all set otherwise than their run, as they do to be shorter; nothing of a single one."""
+    """The settings that all of several variants change in the same way, for example to take less time."""
     if len(variants) < 2:
         return {}
     every = [_changes(run, base) for run in variants]
     return {path: value for path, value in every[0].items() if all(one.get(path) == value for one in every)}
 
 
-def _told(run: PaperRun, base: PaperRun, shared: Json) -> list[str]:
+def _identified(run: PaperRun, base: PaperRun, shared: Json) -> list[str]:
     own = {path: value for path, value in _changes(run, base).items() if path not in shared}
     return [run.name, _assignments(own) or NOTHING, run.commit]
 
 
 def _changes(run: PaperRun, base: PaperRun) -> Json:
-    """The settings of a run that its base does not have, or has otherwise, by path."""
-    known = dict(_leaves(base.settings))
-    return {path: value for path, value in _leaves(run.settings) if known.get(path) != value}
+    """The settings of a run that differ from those of its base, by path."""
+    original = dict(_leaves(base.settings))
+    return {path: value for path, value in _leaves(run.settings) if original.get(path) != value}
 
 
 def _assignments(changes: Json) -> str:
@@ -231,7 +233,7 @@ def _figure(figures: Json, name: str) -> str:
 
 
 def _by_method(title: str, note: str, run: PaperRun, verification: str, cell: Cell) -> TextTable:
-    """A row a method, a column a K."""
+    """One row per method, one column per K."""
     lines = {
         method: by_name[verification] for method, by_name in run.metrics["methods"].items() if verification in by_name
     }
@@ -243,7 +245,7 @@ def _by_method(title: str, note: str, run: PaperRun, verification: str, cell: Ce
 def _accepted_cell(run: PaperRun) -> Cell:
     return lambda method, verification, k, figures: (
         _figure(figures, accepted_name(verification))
-        + _beside(published(verification, run.published_as, method, int(k), "AS"), 2)
+        + _in_brackets(published(verification, run.published_as, method, int(k), "AS"), 2)
     )
 
 
@@ -254,7 +256,7 @@ def _calls_cell(method: str, verification: str, k: str, figures: Json) -> str:
 def _speed_cell(run: PaperRun) -> Cell:
     return lambda method, verification, k, figures: (
         _figure(figures, "walltime_speedup")
-        + _beside(published(verification, run.published_as, method, int(k), "WS"), 2)
+        + _in_brackets(published(verification, run.published_as, method, int(k), "WS"), 2)
     )
 
 
@@ -268,9 +270,9 @@ def _share_cell(method: str, verification: str, k: str, figures: Json) -> str:
 
 
 def _ranking(run: PaperRun, metric: Metric) -> TextTable:
-    """The target, other recommenders, and the lists of every verification that are not the target's own."""
+    """The target, other recommenders, and the lists of every verification whose lists are not the target's own."""
     metrics = run.metrics
-    known = paper_figures.RANKING.get(run.published_as, {}).get(metric.name, {})
+    published_figures = paper_figures.RANKING.get(run.published_as, {}).get(metric.name, {})
     lines = {name: dict(rows_by_k(by_k)) for name, by_k in {TARGET: metrics[TARGET], **metrics["baselines"]}.items()}
     for method, by_name in metrics["methods"].items():
         lines |= {f"{method}, {name}": by_k for name, by_k in by_name.items() if not VERIFICATIONS.get(name).primary}
@@ -280,7 +282,7 @@ def _ranking(run: PaperRun, metric: Metric) -> TextTable:
             name,
             *(
                 interval_cell(by_k[k], metric.name, metric.digits)
-                + _beside(known.get(int(k)) if name == TARGET else None, metric.digits)
+                + _in_brackets(published_figures.get(int(k)) if name == TARGET else None, metric.digits)
                 for k in ks
             ),
         ]
@@ -288,26 +290,26 @@ def _ranking(run: PaperRun, metric: Metric) -> TextTable:
     ]
     note = (
         "[95% interval], (published). The lists of strict verification are the target's own, those of relaxed and "
-        "exact_sampling are drawn. What the target draws by itself: target_sampling without replacement, as "
+        "exact_sampling are sampled. Lists that the target samples alone: target_sampling without replacement, as "
         "exact_sampling does; target_sampling_published level by level, as relaxed does, which keeps the best of what "
-        "it accepts and so comes nearer to the target's best lists (docs/methods.md)."
+        "it accepts and so is closer to the target's best lists (docs/methods.md)."
     )
     return TextTable(metric.title, note, ["lists", *(f"K = {k}" for k in ks)], rows)
 
 
 def _calls_against_nodes(run: PaperRun) -> TextTable:
-    found = run.metrics["calls_by_nodes"]
-    budgets = sorted({row["drafted_nodes"] for rows in found.values() for row in rows})
-    users = max((row["users"] for rows in found.values() for row in rows), default=0)
+    curves = run.metrics["calls_by_nodes"]
+    budgets = sorted({row["drafted_nodes"] for rows in curves.values() for row in rows})
+    users = max((row["users"] for rows in curves.values() for row in rows), default=0)
     rows = []
-    for k in sorted({row["k"] for rows_of in found.values() for row in rows_of}):
-        for method, rows_of in found.items():
+    for k in sorted({row["k"] for rows_of in curves.values() for row in rows_of}):
+        for method, rows_of in curves.items():
             by_nodes = {row["drafted_nodes"]: row for row in rows_of if row["k"] == k}
             cells = [_calls_of(by_nodes[nodes]) if nodes in by_nodes else NOTHING for nodes in budgets]
             rows.append([str(k), method, *cells])
     note = (
-        f"Target calls of strict lists of {users} test users where every request drafts so many nodes, spread over the "
-        "levels as was best for validation users; in brackets the nodes scored in all, mean and 95th percentile."
+        f"Target calls of strict lists of {users} test users where every request drafts this number of nodes, spread "
+        "over the levels as was best for validation users; in brackets all scored nodes, mean and 95th percentile."
     )
     return TextTable("Calls at equal node budget", note, ["K", "method", *(f"{n} drafted" for n in budgets)], rows)
 
@@ -317,7 +319,7 @@ def _calls_of(row: Json) -> str:
 
 
 def _identity(run: PaperRun) -> list[str]:
-    """In how many cells every strict list is generate's, and where one is not."""
+    """The number of cells in which every strict list is generate's, and the cells in which one is not."""
     shares = [
         (f"{method} K = {k}: {figures['identical_lists']:.5f}", figures["identical_lists"])
         for method, verification, k, figures in _cells(run)
@@ -326,11 +328,11 @@ def _identity(run: PaperRun) -> list[str]:
     other = [text for text, share in shares if share < 1]
     where = "; but not all of " + "; ".join(other) if other else ""
     whole = f"{len(shares) - len(other)} of {len(shares)}"
-    return [f"- Strict lists are those of transformers' generate, every one, in {whole} cells{where}."]
+    return [f"- Every strict list is that of transformers' generate in {whole} cells{where}."]
 
 
 def _below(run: PaperRun) -> list[str]:
-    """Where our AS lies below the published one, interval and all; said plainly, also that it does nowhere."""
+    """The cells in which our AS, with its interval, is below the published one; also where there are none."""
     compared = [
         (f"{method} {verification} K = {k} ({figures[name]:.2f} against {wanted:.2f})", figures, name, wanted)
         for method, verification, k, figures in _cells(run)
@@ -341,25 +343,26 @@ def _below(run: PaperRun) -> list[str]:
         return []
     below = [text for text, figures, name, wanted in compared if figures[f"{name}_interval"][1] < wanted]
     where = "; ".join(below) if below else "nowhere"
-    return [f"- AS below the published figure, by more than its interval, in {len(below)} of {len(compared)}: {where}."]
+    cells = f"{len(below)} of {len(compared)} cells"
+    return [f"- AS is below the published figure by more than its interval in {cells}: {where}."]
 
 
 def _best(run: PaperRun) -> list[str]:
-    """Which of the paper's methods has the highest AS, by verification and K."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    """The method of the paper that has the highest AS, by verification and K."""
+    accepted: dict[str, dict[str, dict[str, float]]] = {}
     for method, verification, k, figures in _cells(run):
         if method in paper_figures.METHODS and (name := accepted_name(verification)) in figures:
-            found.setdefault(verification, {}).setdefault(k, {})[method] = figures[name]
+            accepted.setdefault(verification, {}).setdefault(k, {})[method] = figures[name]
     return [
         f"- Highest AS of the paper's methods, {verification}: "
         + "; ".join(f"K = {k} {max(by_k[k], key=by_k[k].__getitem__)} {max(by_k[k].values()):.2f}" for k in by_k)
         + "."
-        for verification, by_k in found.items()
+        for verification, by_k in accepted.items()
     ]
 
 
 def accepted_name(verification: str) -> str:
-    """The figure that is the paper's AS: strict drafts in rounds there, as relaxed does here too."""
+    """The figure to compare with the paper's AS: its strict verification drafts in rounds, as relaxed does here."""
     return "accepted_steps_published" if VERIFICATIONS.get(verification).also_as_published else "accepted_steps"
 
 
@@ -374,7 +377,7 @@ def _ks(lines: Iterable[ByK]) -> list[str]:
     return sorted({k for by_k in lines for k in by_k}, key=int)
 
 
-def _beside(figure: float | None, digits: int) -> str:
+def _in_brackets(figure: float | None, digits: int) -> str:
     return "" if figure is None else f" ({figure:.{digits}f})"
 
 

@@ -73,12 +73,12 @@ def method_plots(metrics: Json) -> list[go.Figure]:
 
 
 def calls_plots(metrics: Json) -> list[go.Figure]:
-    """Target calls against mean nodes, a plot a K and a line a method."""
-    found = metrics["calls_by_nodes"]
+    """Target calls against mean nodes: one plot per K, one line per method."""
+    curves = metrics["calls_by_nodes"]
     figures = []
-    for k in sorted({row["k"] for by_nodes in found.values() for row in by_nodes}):
-        figure = go.Figure(layout=_layout(f"Target calls against nodes, K = {k}", "nodes a request, mean", "calls"))
-        for method, by_nodes in found.items():
+    for k in sorted({row["k"] for by_nodes in curves.values() for row in by_nodes}):
+        figure = go.Figure(layout=_layout(f"Target calls against nodes, K = {k}", "nodes per request, mean", "calls"))
+        for method, by_nodes in curves.items():
             rows = [row for row in by_nodes if row["k"] == k]
             x, y = [row["target_nodes"] for row in rows], [row["target_calls"] for row in rows]
             figure.add_scatter(x=x, y=y, name=method, mode="lines+markers")
@@ -98,7 +98,7 @@ def ranking_plots(metrics: Json) -> list[go.Figure]:
 
 
 def curve_plots(curves: Curves) -> list[go.Figure]:
-    """A plot a model: each named curve by step."""
+    """One plot per model: each named curve by step."""
     figures = []
     for model, frame in curves.items():
         figure = go.Figure(layout=_layout(f"Learning curves: {model}", "step", "value"))
@@ -109,7 +109,7 @@ def curve_plots(curves: Curves) -> list[go.Figure]:
 
 
 def identifier_table(report: Json) -> TextTable:
-    """Every fact of the identifiers' report, by its path."""
+    """Every fact in the report on the identifiers, by its path."""
     rows = [[name, f"{value:,.4g}" if isinstance(value, float) else str(value)] for name, value in _leaves(report)]
     return TextTable("Identifiers", "From data/identifiers/report.json.", ["figure", "value"], rows)
 

@@ -1,4 +1,4 @@
-"""The report's tables, as rows of text, and results/summary.md made of them."""
+"""The report's tables as rows of text, and results/summary.md, which consists of them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -45,7 +45,7 @@ def speed_table(metrics: Json) -> TextTable:
     for method, verifications in metrics["methods"].items():
         for name in names:
             by_k = verifications.get(name)
-            if by_k is None:  # one that this draft does not offer
+            if by_k is None:  # this draft does not offer it
                 rows.append([method, name, *["-"] * (len(columns) - 2)])
                 continue
             rows += [[method, name, k, *_speed_cells(f), _planned(metrics, method, name, k)] for k, f in by_k.items()]
@@ -58,8 +58,8 @@ def speed_table(metrics: Json) -> TextTable:
         "plan chose no speculation (none) for this device, both searches are the same and there is no ratio; where an "
         "interval is so wide that its ratio means nothing, the cell says so. AS and calls "
         "are the draft's, with the usual quotas. AS published: strict by the paper's scheme, as many beams at every "
-        f"level, drafted anew in every round, over {published_users} users. identical: to generate's lists, those of "
-        "exact_sampling to the target's own draws. "
+        f"level, drafted again in every round, over {published_users} users. identical: to generate's lists; those of "
+        "exact_sampling to lists that the target samples alone. "
         f"Times: {timing['users']} users x {timing['repetitions']} on {describe_device(metrics['device'])}, load "
         f"average {_load(timing)}; "
         f"the rest: all {all_users} test users{_fewer_users(metrics)}; [95% interval]."
@@ -68,7 +68,7 @@ def speed_table(metrics: Json) -> TextTable:
 
 
 def calls_table(metrics: Json) -> TextTable:
-    """Target calls against drafted nodes."""
+    """Target calls by number of drafted nodes."""
     rows = [
         [
             method,
@@ -84,8 +84,8 @@ def calls_table(metrics: Json) -> TextTable:
     ]
     users = max((row["users"] for by_nodes in metrics["calls_by_nodes"].values() for row in by_nodes), default=0)
     note = (
-        f"Strict lists of {users} test users where every request drafts so many nodes; how they spread over the levels "
-        "is chosen on validation users. Nodes, mean and p95, count those of later calls too."
+        f"Strict lists of {users} test users where every request drafts this number of nodes; their distribution over "
+        "the levels is chosen on validation users. Nodes, mean and p95, include those of later calls."
     )
     columns = ["method", "K", "drafted nodes", "calls", "nodes", "nodes p95", "identical"]
     return TextTable("How many calls for how many nodes?", note, columns, rows)
@@ -100,7 +100,7 @@ def comparison_table(metrics: Json) -> TextTable:
         for k, figures in by_k.items()
         for name, figure in ((n, f"{label}{n}") for n in figures if not n.endswith("_interval"))
     ]
-    note = "Mean difference over the same test users; an interval that leaves 0 out speaks of a difference."
+    note = "Mean difference over the same test users; an interval without 0 indicates a difference."
     return TextTable("Paired differences", note, ["pair", "figure", "K", "difference"], rows)
 
 
@@ -112,20 +112,20 @@ def summary_markdown(title: str, metrics: Json) -> str:
 
 
 def describe(metrics: Json) -> list[str]:
-    """What was measured, on what: one line each."""
+    """What was measured and on what, one line each."""
     data, drafts = metrics["dataset"], metrics["drafts"]
     return [
         "Data: " + ", ".join(f"{key} {value}" for key, value in data.items() if not isinstance(value, dict | list)),
         f"Device: {describe_device(metrics['device'])}",
         f"Target: {metrics[TARGET]['parameters']:,} parameters; drafts: "
         + ", ".join(f"{name} {draft['parameters']:,}" for name, draft in drafts.items()),
-        "Other recommenders, settings chosen on validation users (a temperature is given): "
+        "Other recommenders with their settings, which were chosen on validation users (a temperature was given): "
         + "; ".join(f"{name} {_settings(by_k['settings'])}" for name, by_k in metrics["baselines"].items()),
     ]
 
 
 def _planned(metrics: Json, method: str, verification: str, k: str) -> str:
-    """What the plan says for single requests; only some verifications decode by it."""
+    """The plan's choices for single requests; only some verifications follow the plan."""
     if not VERIFICATIONS.get(verification).planned:
         return ""
     return ", ".join(dict.fromkeys(metrics["plans"][method].get(k, [])))
@@ -165,7 +165,7 @@ def _metric_cell(figures: Json, metric: Metric, *, with_interval: bool = False) 
 
 
 def _load(timing: Json) -> str:
-    """Smallest and largest load average of the machine at which times were taken."""
+    """Smallest and largest load average of the machine while times were measured."""
     loads = [load for by_k in timing["load_average"].values() for load in by_k.values() if load is not None]
     return f"{min(loads):.1f} to {max(loads):.1f}" if loads else "unknown"
 

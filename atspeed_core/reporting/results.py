@@ -1,4 +1,4 @@
-"""The results of all methods put together: checked against each other, compared pairwise, laid out as tables."""
+"""The results of all methods together: checked for agreement, compared pairwise, arranged as tables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Json = dict[str, Any]
 
 TARGET = "target"
 REFERENCE_METHOD = "sft"  # the draft that the aligned ones are compared with
-SHARED = ("num_test_users", "ks", "reference_sha256")  # what results must agree on to stand in one table
+SHARED = ("num_test_users", "ks", "reference_sha256")  # results in one table must agree on these
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ def load_results(folder: str | Path, methods: Sequence[str]) -> Results:
     """
     folder = Path(folder)
     target = read_stage_json(folder / f"{TARGET}.json", "evaluate_target")
-    found = [method for method in methods if (folder / f"{method}.json").exists()]
-    if not found:
+    evaluated = [method for method in methods if (folder / f"{method}.json").exists()]
+    if not evaluated:
         raise UserError(f"{folder}: no results of any method; run the evaluate stage first (--method {methods[0]})")
-    results = {method: read_stage_json(folder / f"{method}.json", f"evaluate@{method}") for method in found}
+    results = {method: read_stage_json(folder / f"{method}.json", f"evaluate@{method}") for method in evaluated}
     for method, result in results.items():
         check_agreement(folder / f"{method}.json", result, target)
-    stages = {TARGET: "evaluate_target", **{method: f"evaluate@{method}" for method in found}}
+    stages = {TARGET: "evaluate_target", **{method: f"evaluate@{method}" for method in evaluated}}
     files = folder / "per_user"
     per_user = {name: read_stage_parquet(files / f"{name}.parquet", stage) for name, stage in stages.items()}
     return Results(target, results, per_user)
@@ -65,21 +65,21 @@ def check_agreement(path: Path, result: Json, target: Json) -> None:
     for name in SHARED:
         if result.get(name) != target.get(name):
             raise UserError(
-                f"{path}: {name} is {result.get(name)}, that of target.json {target.get(name)}; "
+                f"{path}: {name} is {result.get(name)}, but {target.get(name)} in target.json; "
                 "run the evaluate_target and evaluate stages again"
             )
 
 
 def combine(dataset: Json, results: Results, *, samples: int, seed: int) -> Json:
     """The content of results/metrics.json."""
-    some = next(iter(results.methods.values()))
+    first = next(iter(results.methods.values()))
     return {
         "dataset": dataset,
         "device": results.target["device"],
         "num_test_users": results.target["num_test_users"],
-        "speedup_baseline": some["speedup_baseline"],
+        "speedup_baseline": first["speedup_baseline"],
         "timing": {
-            **some["timing"],
+            **first["timing"],
             "load_average": {
                 name: result["timing"]["load_average"]
                 for name, result in {TARGET: results.target, **results.methods}.items()
@@ -89,7 +89,7 @@ def combine(dataset: Json, results: Results, *, samples: int, seed: int) -> Json
         "baselines": results.target["baselines"],
         "methods": {method: result["verifications"] for method, result in results.methods.items()},
         "drafts": {method: result["draft"] for method, result in results.methods.items()},
-        "plans": {method: choices_alone(result["plan"]) for method, result in results.methods.items()},
+        "plans": {method: choices_for_single_requests(result["plan"]) for method, result in results.methods.items()},
         "calls_by_nodes": {method: result["calls_by_nodes"] for method, result in results.methods.items()},
         "comparisons": {
             **_ranking_comparisons(results.per_user[TARGET], samples, seed),
@@ -98,28 +98,30 @@ def combine(dataset: Json, results: Results, *, samples: int, seed: int) -> Json
     }
 
 
-def choices_alone(plan: Sequence[Json]) -> dict[str, list[str]]:
-    """K -> how single requests are decoded, by length of the prompt: none, trie or draft."""
-    found: dict[str, list[str]] = {}
+def choices_for_single_requests(plan: Sequence[Json]) -> dict[str, list[str]]:
+    """K -> how the plan decodes single requests, by length of the prompt: none, trie or draft."""
+    choices: dict[str, list[str]] = {}
     for row in plan:
         if row["batch"] == 1:
-            found.setdefault(str(row["k"]), []).append(row["choice"]["speculation"])
-    return found
+            choices.setdefault(str(row["k"]), []).append(row["choice"]["speculation"])
+    return choices
 
 
 def paired_difference(
     ours: pd.DataFrame, theirs: pd.DataFrame, names: Sequence[str], *, samples: int, seed: int
 ) -> Json:
-    """Mean of ours - theirs over the same users, with 95% interval, for each of the named columns.
+    """Mean of ours - theirs over the same users, with its 95% interval, for each of the named columns.
 
-    Both frames hold one row a user, in any order.
+    Both frames contain one row per user, in any order.
 
     Raises:
         UserError: the users differ.
     """
     ours, theirs = ours.set_index("user_id"), theirs.set_index("user_id")
     if set(ours.index) != set(theirs.index):
-        raise UserError("results/per_user: methods to be compared have other users; run the evaluate stages again")
+        raise UserError(
+            "results/per_user: methods that are compared have different users; run the evaluate stages again"
+        )
     difference = ours[list(names)].astype(np.float64) - theirs.loc[ours.index, list(names)].astype(np.float64)
     return mean_figures(difference, names, samples=samples, seed=seed)
 
@@ -143,7 +145,7 @@ def series_by_recommender(metrics: Json, name: str) -> dict[str, dict[int, float
 
 
 def plot_tables(metrics: Json) -> dict[str, pd.DataFrame]:
-    """File name -> one row a K, one column a line of the plot."""
+    """File name -> one row per K, one column per line of the plot."""
     oracle = {
         f"{method}_oracle": {int(k): figures["walltime_speedup_oracle"] for k, figures in by_k.items()}
         for method, verifications in metrics["methods"].items()

@@ -1,4 +1,4 @@
-"""A table as rows of text, and how its cells are written; Markdown shows it here, HTML in `report_page`."""
+"""A table as rows of text, its cells, and its form in Markdown; `report_page` shows it in HTML."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ NOTHING_SPECULATED, TOO_NOISY = "nothing speculated", "too noisy"
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table to be shown: title, what the reader must know of it, column names and rows of text."""
+    """A table to be shown: its title, what the reader must know about it, column names and rows of text."""
 
     title: str
     note: str
@@ -28,7 +28,7 @@ def markdown(table: TextTable) -> str:
 
 
 def interval_cell(figures: Json, name: str, digits: int) -> str:
-    """A figure with its 95% interval; results of an earlier version may lack it."""
+    """A figure with its 95% interval; a dash where the results do not contain it."""
     if name not in figures:
         return NOTHING
     low, high = figures[f"{name}_interval"]
@@ -36,14 +36,14 @@ def interval_cell(figures: Json, name: str, digits: int) -> str:
 
 
 def speedup_cell(figures: Json, name: str = "walltime_speedup") -> str:
-    """A ratio of times with its 95% interval; words instead where it is none or means nothing."""
+    """A ratio of times with its 95% interval, or the reason why there is no meaningful ratio."""
     if name == "walltime_speedup" and not figures.get("speculated", True):
         return NOTHING_SPECULATED
     return TOO_NOISY if too_noisy(figures[f"{name}_interval"]) else interval_cell(figures, name, 2)
 
 
 def oracle_share_cell(figures: Json) -> str:
-    """WS in percent of the oracle's; a dash where one of them is no number that means anything."""
+    """WS in percent of the oracle's; a dash where one of them has no meaningful value."""
     cells = [speedup_cell(figures), speedup_cell(figures, "walltime_speedup_oracle")]
     if set(cells) & {NOTHING_SPECULATED, TOO_NOISY}:
         return NOTHING
@@ -51,7 +51,7 @@ def oracle_share_cell(figures: Json) -> str:
 
 
 def describe_device(device: Json) -> str:
-    """One line on the machine and the versions."""
+    """One line about the machine and the versions."""
     return (
         f"{device['name']} ({device['cores']} cores, {device['threads']} threads), {device['dtype']}, "
         f"torch {device['torch']}, transformers {device['transformers']}"

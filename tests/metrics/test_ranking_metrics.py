@@ -1,4 +1,4 @@
-"""Recall and NDCG beside a loop that follows the definitions."""
+"""Recall and NDCG compared with a loop that follows the definitions."""
 
 import math
 

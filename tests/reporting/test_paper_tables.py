@@ -1,4 +1,4 @@
-"""The tables that stand beside the paper's: what is compared, and what is said where we are below."""
+"""The tables alongside the paper's: what is compared, and what is said where we are below."""
 
 from typing import Any
 from xml.etree import ElementTree
@@ -63,28 +63,28 @@ def make_run(dataset: str = "beauty-release", **changes: Any) -> PaperRun:
     return PaperRun(metrics=metrics, **given)
 
 
-def by_title(found: list[TextTable]) -> dict[str, TextTable]:
-    return {table.title: table for table in found}
+def by_title(shown: list[TextTable]) -> dict[str, TextTable]:
+    return {table.title: table for table in shown}
 
 
-def test_each_figure_stands_beside_the_published_one() -> None:
-    found = by_title(tables(make_run()))
-    strict, relaxed = found["Accepted steps, strict"], found["Accepted steps, relaxed"]
+def test_each_figure_has_the_published_one_in_brackets() -> None:
+    titled = by_title(tables(make_run()))
+    strict, relaxed = titled["Accepted steps, strict"], titled["Accepted steps, relaxed"]
     assert strict.columns == ["method", "K = 5", "K = 10"]
     assert strict.rows[0] == ["atspeed_s", "2.05 [1.95, 2.15] (2.00)", "1.20 [1.10, 1.30] (1.64)"]
     assert strict.rows[2] == ["one_shot", "-", "-"]  # it drafts no rounds
     assert relaxed.rows == [["atspeed_s", "2.00 [1.90, 2.10]", "2.00 [1.90, 2.10]"]]  # the paper has no such row
-    assert found["Target calls a request, strict by our scheme"].rows[0] == ["atspeed_s", "1.20", "1.30"]
-    assert found["Walltime speedup, strict"].rows[0][1] == "1.50 [1.40, 1.60] (1.84)"
-    assert found["Oracle and generate, strict"].rows[0][1] == "75%, 3.0 x"
-    recall = {row[0]: row[1:] for row in found["Recall"].rows}
+    assert titled["Target calls per request, strict by our scheme"].rows[0] == ["atspeed_s", "1.20", "1.30"]
+    assert titled["Walltime speedup, strict"].rows[0][1] == "1.50 [1.40, 1.60] (1.84)"
+    assert titled["Oracle and generate, strict"].rows[0][1] == "75%, 3.0 x"
+    recall = {row[0]: row[1:] for row in titled["Recall"].rows}
     assert recall["target"][1] == "0.0200 [-0.0800, 0.1200] (0.0098)"
     assert recall["popularity"][1] == "0.0200 [-0.0800, 0.1200]"
-    assert recall["atspeed_s, relaxed"][1] == "0.0300 [-0.0700, 0.1300]"  # drawn lists, beside the target's own draws
+    assert recall["atspeed_s, relaxed"][1] == "0.0300 [-0.0700, 0.1300]"  # sampled lists
     assert "sft, strict" not in recall  # those are the target's
 
 
-def test_calls_stand_beside_each_other_at_equal_node_budget() -> None:
+def test_calls_are_compared_at_equal_node_budget() -> None:
     table = by_title(tables(make_run()))["Calls at equal node budget"]
     assert table.columns == ["K", "method", "128 drafted", "256 drafted"]
     assert table.rows == [
@@ -96,9 +96,9 @@ def test_calls_stand_beside_each_other_at_equal_node_budget() -> None:
 def test_it_says_where_we_are_below_and_what_failed() -> None:
     text = paper_markdown([make_run(failed=["seqkd"])])
     assert "# beauty-release" in text
-    assert "in 1 of 4: atspeed_s strict K = 10 (1.20 against 1.64)." in text
+    assert "in 1 of 4 cells: atspeed_s strict K = 10 (1.20 against 1.64)." in text
     assert "Highest AS of the paper's methods, strict: K = 5 atspeed_s 2.05; K = 10 sft 1.50." in text
-    assert "Failed and left out: seqkd." in text
+    assert "Failed, therefore missing: seqkd." in text
     assert "align_draft {'beta': 0}" in text
     assert "commit abc123" in text
     assert "![AS and target calls by K](beauty-release.svg)" in text
@@ -108,9 +108,9 @@ def test_it_says_which_lists_are_not_the_targets() -> None:
     run = make_run()
     drawn = {k: {**figures(2.0), "identical_lists": 0.5} for k in KS}  # of these nothing is said here
     run.metrics["methods"]["sft"]["exact_sampling"] = drawn
-    assert "every one, in 6 of 6 cells." in paper_markdown([run])
+    assert "generate in 6 of 6 cells." in paper_markdown([run])
     run.metrics["methods"]["sft"]["strict"]["10"]["identical_lists"] = 0.99972
-    assert "every one, in 5 of 6 cells; but not all of sft K = 10: 0.99972." in paper_markdown([run])
+    assert "generate in 5 of 6 cells; but not all of sft K = 10: 0.99972." in paper_markdown([run])
 
 
 def test_ablations_stand_below_their_run_and_name_what_they_change() -> None:
@@ -119,20 +119,20 @@ def test_ablations_stand_below_their_run_and_name_what_they_change() -> None:
     ablation = make_run(label="beauty-release-no-dr", commit="def456", settings=changed)
     del ablation.metrics["methods"]["sft"], ablation.metrics["methods"]["one_shot"]
     ablation.metrics["methods"]["atspeed_s"]["strict"]["5"] = figures(2.6, accepted_steps_published=1.9)
-    found = by_title(variant_tables(base, [base, ablation]))
-    assert found["Ablations and sweeps: AS, strict"].rows == [
+    titled = by_title(variant_tables(base, [base, ablation]))
+    assert titled["Ablations and sweeps: AS, strict"].rows == [
         ["atspeed_s", "(whole)", "-", "abc123", "2.05 [1.95, 2.15]", "1.20 [1.10, 1.30]"],
         ["atspeed_s", "no-dr", "align_draft.beta = 0.0", "def456", "1.90 [1.80, 2.00]", "1.20 [1.10, 1.30]"],
     ]
-    assert [row[-2] for row in found["Ablations and sweeps: calls, strict"].rows] == ["1.20", "1.40"]
-    assert "Ablations and sweeps: AS, relaxed" in found
+    assert [row[-2] for row in titled["Ablations and sweeps: calls, strict"].rows] == ["1.20", "1.40"]
+    assert "Ablations and sweeps: AS, relaxed" in titled
     text = paper_markdown([base, ablation])
     assert text.count("\n# ") == 1  # the ablation has no section of its own
     assert "Ablations" not in paper_markdown([base])
     assert "\n# beauty-release-no-dr" in paper_markdown([ablation])  # but where its run is missing
 
 
-def test_what_all_ablations_set_otherwise_is_told_once() -> None:
+def test_what_all_ablations_change_is_named_once() -> None:
     base = make_run(settings={"align_draft": {"beta": 0.2}})
     short = {"evaluate": {"plan": {"users": 32}}}
     betas = [
@@ -140,16 +140,16 @@ def test_what_all_ablations_set_otherwise_is_told_once() -> None:
         for beta in (0.0, 1.0)
     ]
     table = variant_tables(base, [base, *betas])[0]
-    assert "All but (whole) also with evaluate.plan.users = 32." in table.note
+    assert "All except (whole) also have evaluate.plan.users = 32." in table.note
     assert [row[2] for row in table.rows[:3]] == ["-", "align_draft.beta = 0.0", "align_draft.beta = 1.0"]
 
 
-def test_whose_scheme_a_verification_follows_is_told() -> None:
+def test_the_scheme_of_a_verification_is_named() -> None:
     run = make_run()
     run.metrics["methods"]["sft"]["exact_sampling"] = {k: figures(2.0) for k in KS}
-    found = by_title(tables(run))
-    assert "by the paper's scheme" in found["Accepted steps, relaxed"].note
-    assert "by our scheme" in found["Accepted steps, exact_sampling"].note
+    titled = by_title(tables(run))
+    assert "by the paper's scheme" in titled["Accepted steps, relaxed"].note
+    assert "by our scheme" in titled["Accepted steps, exact_sampling"].note
     assert "AS by our scheme, exact_sampling" in paper_svg(run)
 
 
@@ -160,7 +160,7 @@ def test_a_data_set_that_the_paper_does_not_have_is_compared_with_nothing() -> N
     assert "AS below" not in paper_markdown([run])
 
 
-def test_the_picture_has_a_line_a_method_and_the_published_beside_them() -> None:
+def test_the_picture_has_one_line_per_method_and_the_published_figures() -> None:
     text = paper_svg(make_run())
     assert paper_svg(make_run()) == text
     assert ElementTree.fromstring(text).tag.endswith("svg")
@@ -169,7 +169,7 @@ def test_the_picture_has_a_line_a_method_and_the_published_beside_them() -> None
     assert "<!-- one_shot, published -->" not in text
 
 
-def test_the_picture_of_ablations_has_a_row_a_run_and_a_color_a_k() -> None:
+def test_the_picture_of_ablations_has_one_row_per_run_and_one_color_per_k() -> None:
     base = make_run()
     family = [base, make_run(label="beauty-release-no-dr")]
     del family[1].metrics["methods"]["sft"]

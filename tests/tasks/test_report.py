@@ -115,7 +115,7 @@ def test_metrics_hold_what_the_design_names() -> None:
     assert metrics["target"]["10"]["recall"] == 0.3
 
 
-def test_the_curve_of_calls_against_nodes_is_told() -> None:
+def test_the_curve_of_calls_against_nodes_is_reported() -> None:
     assert report.write_report(PARAMS)["calls_by_nodes"]["sft"][0]["drafted_nodes"] == 64
     assert "| atspeed_s | 5 | 64 | 2.00 | 70 | 90 | 1.0000 |" in Path("results/summary.md").read_text()
     assert "Target calls against nodes, K = 5" in Path("results/report.html").read_text()
@@ -177,7 +177,7 @@ def test_page_is_whole_without_a_network() -> None:
     assert "<td>codebook_use.1.used</td><td>31</td>" in page
 
 
-def test_plots_have_a_column_a_line() -> None:
+def test_plots_have_one_column_per_line() -> None:
     report.write_report(PARAMS)
     steps = pd.read_csv("results/plots/accepted_steps.csv")
     assert list(steps) == ["k", "sft_strict", "sft_relaxed", "atspeed_s_strict", "atspeed_s_relaxed"]
@@ -207,7 +207,7 @@ def test_results_of_another_measurement_are_refused(field: str, value: object) -
         ("data/identifiers/report.json", "build_identifiers"),
     ],
 )
-def test_a_missing_file_names_the_stage_that_makes_it(missing: str, stage: str) -> None:
+def test_a_missing_file_names_the_stage_that_writes_it(missing: str, stage: str) -> None:
     Path(missing).unlink()
     with pytest.raises(UserError, match=rf"{missing}: no such file; run the {stage} stage first"):
         report.write_report(PARAMS)
@@ -226,7 +226,7 @@ def test_a_damaged_file_is_one_line() -> None:
         report.write_report(PARAMS)
 
 
-def test_ratios_that_mean_nothing_are_words() -> None:
+def test_meaningless_ratios_are_words() -> None:
     """Nothing was speculated at K = 5; other work ran while K = 10 was timed."""
     content = json.loads(Path("results/sft.json").read_text())
     strict = content["verifications"]["strict"]
