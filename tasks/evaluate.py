@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from atspeed_core.data.sequences import load_full_examples
-from atspeed_core.evaluation.draft_figures import TestPart, evaluate_draft, validation_histories
+from atspeed_core.evaluation.draft_figures import TestPart, count_draft, draft_result, time_draft, validation_histories
 from atspeed_core.evaluation.lists import check_ks, choose_users, read_reference
 from atspeed_core.evaluation.reference_times import ReferenceTimes
 from atspeed_core.files import replacing, write_json
@@ -14,6 +14,7 @@ from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.recommender import Recommender
 from atspeed_core.settings import Evaluate, Params
 from atspeed_core.verifications import VERIFICATIONS
+from tasks.machine_lock import machine_alone, machine_shared
 from tasks.paths import DRAFTS, IDENTIFIERS, PLANS, PROCESSED, REFERENCE, RESULTS, TARGET
 from tasks.stage import ParamsPath, Run, stage
 
@@ -45,11 +46,14 @@ def evaluate(method: str, params: Params) -> Json:
         target=TARGET, draft=DRAFTS / method, identifiers=identifiers, decoding=params.decoding()
     )
     validation = validation_histories(recommender, load_full_examples(PROCESSED, "valid"), settings)
-    measured = evaluate_draft(recommender, validation, test, settings)
-    result = {"method": method, **measured.result}
-    measured.plan.save(PLANS / f"{method}.json")
+    with machine_shared():
+        counted = count_draft(recommender, validation, test, settings)
+    with machine_alone():
+        timed = time_draft(recommender, validation, counted.errors, test, settings)
+    result = {"method": method, **draft_result(recommender, counted, timed, test, settings)}
+    timed.plan.save(PLANS / f"{method}.json")
     with replacing(RESULTS / "per_user" / f"{method}.parquet") as temporary:
-        measured.per_user.to_parquet(temporary, index=False)
+        counted.per_user.to_parquet(temporary, index=False)
     write_json(RESULTS / f"{method}.json", result)
     return result
 

@@ -8,11 +8,12 @@ import typer
 from atspeed_core.data.sequences import load_full_examples, load_train
 from atspeed_core.evaluation.inputs import rows_by_k
 from atspeed_core.evaluation.lists import check_ks, write_reference
-from atspeed_core.evaluation.target_figures import Parts, TargetEvaluation, evaluate_target
+from atspeed_core.evaluation.target_figures import Parts, rank_target, target_result, time_target
 from atspeed_core.files import replacing, write_json
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.recommender import Recommender
 from atspeed_core.settings import Params
+from tasks.machine_lock import machine_alone, machine_shared
 from tasks.paths import IDENTIFIERS, PROCESSED, REFERENCE, RESULTS, TARGET
 from tasks.stage import ParamsPath, Run, stage
 
@@ -40,18 +41,18 @@ def evaluate(params: Params) -> Json:
     check_ks(settings.ks, Catalog.load(identifiers).trie.num_leaves, len(test))
     decoding = params.decoding().without_draft()
     recommender = Recommender.load(target=TARGET, identifiers=identifiers, decoding=decoding)
-    measured = evaluate_target(recommender, Parts(train, valid, test, params.prepare_data.max_history), settings)
-    save(measured, [example.user for example in test])
-    return measured.result
-
-
-def save(measured: TargetEvaluation, users: list[str]) -> None:
-    """Write the reference lists, the times and the figures."""
-    write_reference(REFERENCE / "lists.parquet", users, measured.reference)
-    measured.times.save(REFERENCE / "times.parquet")
+    parts = Parts(train, valid, test, params.prepare_data.max_history)
+    with machine_shared():
+        ranked = rank_target(recommender, parts, settings)
+    with machine_alone():
+        times = time_target(recommender, parts, settings)
+    result = target_result(recommender, ranked, times, parts, settings)
+    write_reference(REFERENCE / "lists.parquet", [example.user for example in test], ranked.reference)
+    times.save(REFERENCE / "times.parquet")
     with replacing(RESULTS / "per_user" / "target.parquet") as temporary:
-        measured.per_user.to_parquet(temporary, index=False)
-    write_json(RESULTS / "target.json", measured.result)
+        ranked.per_user.to_parquet(temporary, index=False)
+    write_json(RESULTS / "target.json", result)
+    return result
 
 
 def record(result: Json, run: Run) -> None:

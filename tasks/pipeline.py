@@ -3,10 +3,10 @@
 One at a time in a folder. A run that was killed may leave processes behind (see tasks/processes.py): they are ended
 first, or the two would write the same files.
 
-The drafts are aligned several at a time where cores allow, each by a `dvc repro --single-item` of its own: DVC gives up
-its lock of the project while a stage's command runs and keeps two stages from writing the same files. Everything else
-runs alone, for evaluations read the clock. The last `dvc repro` goes over all stages, so what it leaves in dvc.lock is
-what it would leave without this.
+The drafts are aligned, and then evaluated, several at a time where cores allow, each by a `dvc repro --single-item` of
+its own: DVC gives up its lock of the project while a stage's command runs and keeps two stages from writing the same
+files. An evaluation that reads the clock has the machine to itself (tasks/machine_lock.py). The last `dvc repro` goes
+over all stages, so what it leaves in dvc.lock is what it would leave without this.
 """
 
 import fcntl
@@ -32,6 +32,7 @@ from atspeed_core.data.sources import absent
 from atspeed_core.errors import TemporaryError, UserError
 from atspeed_core.settings import load_params
 from tasks.environment import RUN_ID, SENDER
+from tasks.machine_lock import being_timed
 from tasks.paths import RESULTS
 from tasks.processes import end_orphans, end_tree, end_with, make_above, own_children
 from tasks.stage import exit_codes, set_up_logging
@@ -46,6 +47,7 @@ COPY_SECONDS = 5.0  # for the last lines of a command that has ended
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
 REPRO = (*DVC, "repro")
 BEFORE_DRAFTS = "cache_topk"  # every stage that an alignment needs is this one or comes before it
+BEFORE_EVALUATIONS = "evaluate_target"  # likewise for the evaluations of drafts
 AFTER_DRAFTS = {"evaluate_target", "evaluate", "report"}  # stages that no alignment needs
 
 log = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ def reproduce(at_once: int) -> tuple[int, dict[str, float]]:
     """Bring all stages up to date, sending their records meanwhile.
 
     Args:
-        at_once: number of drafts that may be aligned side by side.
+        at_once: number of stages that may run side by side.
 
     Returns:
         DVC's exit code, and the seconds of each stage that ran.
@@ -95,28 +97,36 @@ def reproduce(at_once: int) -> tuple[int, dict[str, float]]:
 
 def rounds(environment: dict[str, str], at_once: int) -> list[list[list[str]]]:
     """Commands to run one round after the other; those of a round may run side by side."""
-    drafts = draft_stages(Path("dvc.yaml"))
-    everything = [[*REPRO]]
-    if at_once < 2 or len(drafts) < 2 or not drafts_may_be_stale(environment):
-        return [everything]
-    # sft, the first, takes a third of the others' time: at the end it leaves the other cores the least to wait for
-    alone = [[*REPRO, "--single-item", draft] for draft in reversed(drafts)]
-    return [[[*REPRO, BEFORE_DRAFTS]], alone, everything]
+    commands = [[[*REPRO]]]
+    stale = None if at_once < 2 else stale_stages(environment)
+    if not stale:
+        return commands
+    # The first method, sft, takes the least time: at the end it leaves the others the least to wait for.
+    if len(evaluations := matrix_stages(Path("dvc.yaml"), "evaluate")) > 1:
+        commands = [[[*REPRO, BEFORE_EVALUATIONS]], [single(name) for name in reversed(evaluations)], *commands]
+    if len(drafts := matrix_stages(Path("dvc.yaml"), "align_draft")) > 1 and stale - AFTER_DRAFTS:
+        commands = [[[*REPRO, BEFORE_DRAFTS]], [single(name) for name in reversed(drafts)], *commands]
+    return commands
 
 
-def draft_stages(wiring: Path) -> list[str]:
-    """The stages that align a draft, by DVC's names for them."""
-    stage = yaml.safe_load(wiring.read_text(encoding="utf-8"))["stages"].get("align_draft", {})
-    return [f"align_draft@{method}" for method in stage.get("matrix", {}).get("method", [])]
+def single(stage: str) -> list[str]:
+    """The command that runs one stage if it is out of date."""
+    return [*REPRO, "--single-item", stage]
 
 
-def drafts_may_be_stale(environment: dict[str, str]) -> bool:
-    """Whether anything but the evaluations and the report is out of date; True where DVC cannot say."""
+def matrix_stages(wiring: Path, stage: str) -> list[str]:
+    """The stages of a matrix over methods, by DVC's names for them."""
+    matrix = yaml.safe_load(wiring.read_text(encoding="utf-8"))["stages"].get(stage, {}).get("matrix", {})
+    return [f"{stage}@{method}" for method in matrix.get("method", [])]
+
+
+def stale_stages(environment: dict[str, str]) -> set[str]:
+    """Names, without their methods, of the stages that are out of date; all where DVC cannot say."""
     command = [*DVC, "status", "--json"]
     status = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if status.returncode:
-        return True
-    return bool({name.split("@")[0] for name in json.loads(status.stdout)} - AFTER_DRAFTS)
+        return set(yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"])
+    return {name.split("@")[0] for name in json.loads(status.stdout)}
 
 
 def run_side_by_side(commands: list[list[str]], at_once: int, environment: dict[str, str], clock: StageClock) -> int:
@@ -126,7 +136,7 @@ def run_side_by_side(commands: list[list[str]], at_once: int, environment: dict[
     errors = subprocess.PIPE if len(commands) > 1 else None  # whole lines then, and no progress bars over each other
     copies = []
     while running or (to_start and not any(codes)):
-        while to_start and len(running) < at_once and not any(codes):
+        while to_start and len(running) < at_once and not any(codes) and not being_timed():
             running.append(subprocess.Popen(to_start.pop(0), env=environment, stderr=errors, text=True))
             if stream := running[-1].stderr:
                 copies.append(threading.Thread(target=copy_lines, args=(stream,), daemon=True))

@@ -43,54 +43,100 @@ class TestPart:
 
 
 @dataclass(frozen=True)
-class DraftEvaluation:
-    """What was measured of a draft.
+class CountedDraft:
+    """What was measured of a draft without a clock.
 
     Attributes:
-        result: the content of results/METHOD.json without the method's name.
-        plan: how to decode with this draft on this device.
+        errors: K -> how far the draft is off for the validation users.
+        figures: verification -> K -> figures.
+        calls_by_nodes: target calls and nodes, one row per K and number of drafted nodes.
         per_user: one row per test user measured, verification and K (see `measure.per_user_figures`).
     """
 
-    result: Json
-    plan: Plan
+    errors: Errors
+    figures: dict[str, dict[str, Json]]
+    calls_by_nodes: list[Json]
     per_user: pd.DataFrame
 
 
-def evaluate_draft(
+@dataclass(frozen=True)
+class TimedDraft:
+    """What was measured of a draft with a clock.
+
+    Attributes:
+        plan: how to decode with this draft on this device.
+        figures: verification -> K -> figures.
+        facts: users, repetitions and the load average of the machine at each K.
+    """
+
+    plan: Plan
+    figures: dict[str, dict[str, Json]]
+    facts: Json
+
+
+def count_draft(
     recommender: Recommender, validation: list[list[str]], test: TestPart, settings: Evaluate
-) -> DraftEvaluation:
-    """Plan how to decode on this device and measure the draft on all test users.
+) -> CountedDraft:
+    """Measure what needs no clock: acceptance, identity and ranking on the test users, errors on validation users.
 
     Args:
         recommender: target and draft.
-        validation: histories of the users that the plan is made from (see `validation_histories`).
+        validation: histories of validation users (see `validation_histories`).
         test: users, reference lists and times.
         settings: what is measured.
     """
     errors = errors_by_k(recommender, validation, settings.ks)
-    planned = with_plan(recommender, validation, errors, settings)
-    offered = [name for name in settings.verifications if recommender.offers(name)]
-    settings = settings.model_copy(update={"verifications": offered})
     figures, per_user = figures_of_lists(recommender, test, settings)
+    return CountedDraft(errors, figures, calls_by_nodes(recommender, errors, test, settings), per_user)
+
+
+def time_draft(
+    recommender: Recommender, validation: list[list[str]], errors: Errors, test: TestPart, settings: Evaluate
+) -> TimedDraft:
+    """Plan how to decode on this device, and time requests that are decoded so; nothing else should run meanwhile.
+
+    Args:
+        recommender: target and draft.
+        validation: histories of the users that the plan is made from (see `validation_histories`).
+        errors: of the draft (see `CountedDraft`).
+        test: users, reference lists and times.
+        settings: what is measured.
+    """
+    planned = with_plan(recommender, validation, errors, settings)
+    figures: dict[str, dict[str, Json]] = {name: {} for name in offered(recommender, settings)}
     load: dict[str, float | None] = {}
     for k in track(settings.ks, "times at each K"):
         load[str(k)] = load_average()
         for name, speeds in speeds_at(planned, test, k, settings).items():
-            figures[name][str(k)] |= speeds
-    result = {
+            figures[name][str(k)] = speeds
+    facts = {"users": len(test.times.users), "repetitions": REPETITIONS, "load_average": load}
+    return TimedDraft(planned.plan, figures, facts)
+
+
+def draft_result(
+    recommender: Recommender, counted: CountedDraft, timed: TimedDraft, test: TestPart, settings: Evaluate
+) -> Json:
+    """The content of results/METHOD.json without the method's name."""
+    return {
         "num_test_users": len(test.examples),
         "ks": settings.ks,
         "reference_sha256": lists_digest(test.reference),
         "device": device_facts(recommender.device, recommender.dtype),
         "draft": {"parameters": recommender.draft_parameters},
         "speedup_baseline": BASELINE,
-        "timing": {"users": len(test.times.users), "repetitions": REPETITIONS, "load_average": load},
-        "plan": [row.model_dump() for row in planned.plan.planned],
-        "verifications": figures,
-        "calls_by_nodes": calls_by_nodes(recommender, errors, test, settings),
+        "timing": timed.facts,
+        "plan": [row.model_dump() for row in timed.plan.planned],
+        "verifications": {
+            name: {k: figures | timed.figures[name][k] for k, figures in by_k.items()}
+            for name, by_k in counted.figures.items()
+        },
+        "calls_by_nodes": counted.calls_by_nodes,
     }
-    return DraftEvaluation(result, planned.plan, per_user)
+
+
+def offered(recommender: Recommender, settings: Evaluate) -> list[str]:
+    """Those of the verifications asked for that this draft can be decoded with."""
+    return [name for name in settings.verifications if recommender.offers(name)]
 
 
 def validation_histories(recommender: Recommender, examples: Sequence[Example], settings: Evaluate) -> list[list[str]]:
@@ -124,13 +170,14 @@ def figures_of_lists(
     Lists are compared with the reference, or with the target's own samples of the same seed where the verification
     samples exactly. Lists that need not be the target's own are measured on `lossy_users` of the users.
     """
-    figures: dict[str, dict[str, Json]] = {name: {} for name in settings.verifications}
+    names = offered(recommender, settings)
+    figures: dict[str, dict[str, Json]] = {name: {} for name in names}
     frames = []
     options = {"samples": settings.bootstrap_samples, "seed": settings.seed}
     all_users = list(range(len(test.examples)))
     some_users = choose_users(len(test.examples), settings.lossy_users or len(test.examples), settings.seed)
     for k in track(settings.ks, "lists at each K"):
-        for name in settings.verifications:
+        for name in names:
             users = all_users if VERIFICATIONS.get(name).lossless else some_users
             examples, wanted = [test.examples[user] for user in users], test.reference[k].iloc[users]
             lists = lists_at(recommender, examples, k, name, settings)
@@ -138,7 +185,7 @@ def figures_of_lists(
                 wanted = lists_at(recommender.without_speculation(), examples, k, name, settings)
             frames.append(per_user_figures(examples, lists, wanted, k, name))
             figures[name][str(k)] = list_figures(frames[-1], lists, wanted, **options)
-        in_rounds = [name for name in settings.verifications if VERIFICATIONS.get(name).also_as_published]
+        in_rounds = [name for name in names if VERIFICATIONS.get(name).also_as_published]
         if in_rounds and recommender.drafts_in_rounds:
             published = published_figures(published_lists_at(recommender, test.examples, k, settings), **options)
             for name in in_rounds:
@@ -155,16 +202,17 @@ def speeds_at(recommender: Recommender, test: TestPart, k: int, settings: Evalua
     user_of = {example.user: example for example in test.examples}
     histories = [user_of[user].history for user in test.times.users]
     reference = test.times.seconds[k]
-    speculated = {name: speculates(recommender, name, histories, k) for name in settings.verifications}
-    timed = [name for name in settings.verifications if speculated[name] or not _searches_as_none(name)]
+    names = offered(recommender, settings)
+    speculated = {name: speculates(recommender, name, histories, k) for name in names}
+    timed = [name for name in names if speculated[name] or not _searches_as_none(name)]
     seconds = {NONE: reference[NONE]}
     if timed:
         runs = timed_requests(recommender, histories, k, timed, seed=settings.seed)
         seconds |= time_interleaved(runs, device=recommender.device, repetitions=REPETITIONS, warmups=WARMUPS)
-    seconds = {**dict.fromkeys(settings.verifications, seconds[NONE]), **seconds}
+    seconds = {**dict.fromkeys(names, seconds[NONE]), **seconds}
     ratio = partial(speedup, samples=settings.bootstrap_samples, seed=settings.seed)
     speeds = {}
-    for name in settings.verifications:
+    for name in names:
         gain = paired_ratios(seconds[NONE], seconds[name]) if name in timed else np.ones(len(histories))
         speeds[name] = {
             "speculated": speculated[name],

@@ -1,7 +1,7 @@
 """What does not depend on a draft, timed once: no speculation, a draft that knows the answer, and generate."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -28,10 +28,12 @@ class ReferenceTimes:
     Attributes:
         users: ids of the timing users.
         seconds: K -> "none", "oracle" and "generate" -> [users, repetitions] float64.
+        load_average: K (as a string) -> of the machine when the timing of that K began; empty where read from a file.
     """
 
     users: list[str]
     seconds: dict[int, dict[str, FloatArray]]
+    load_average: dict[str, float | None] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
         """Write user_id str, k int64, alternative str, repetition int64 and seconds float64, one row per run."""
@@ -63,25 +65,20 @@ class ReferenceTimes:
         return cls(list(users), seconds)
 
 
-def time_references(
-    recommender: Recommender, users: Mapping[str, list[str]], ks: Sequence[int]
-) -> tuple[ReferenceTimes, dict[str, float | None]]:
+def time_references(recommender: Recommender, users: Mapping[str, list[str]], ks: Sequence[int]) -> ReferenceTimes:
     """Time what needs no draft.
 
     Args:
         recommender: the target; no draft is looked at.
         users: id -> history of the timing users.
         ks: list lengths.
-
-    Returns:
-        The times, and K (as a string) -> load average of the machine when the timing of that K began.
     """
     seconds, load = {}, {}
     for k in track(ks, "times without a draft"):
         load[str(k)] = load_average()
         requests = (alternatives(recommender, history, k) for history in users.values())
         seconds[k] = time_interleaved(requests, device=recommender.device, repetitions=REPETITIONS, warmups=WARMUPS)
-    return ReferenceTimes(list(users), seconds), load
+    return ReferenceTimes(list(users), seconds, load)
 
 
 def alternatives(recommender: Recommender, history: list[str], k: int) -> dict[str, Callable[[], object]]:

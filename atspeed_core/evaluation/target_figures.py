@@ -53,49 +53,57 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class TargetEvaluation:
-    """What was measured of a target.
+class RankedTarget:
+    """What was measured of a target without a clock.
 
     Attributes:
-        result: the content of results/target.json.
         reference: K -> lists of transformers' generate for all test users.
-        times: times that need no draft.
-        per_user: one row per test user, recommender and K: user_id, recommender, k and the metrics of lists.
+        chosen: settings of the recommenders that the target is compared with.
+        per_user: one row per test user, recommender and K: user_id, recommender, k, recall, ndcg.
     """
 
-    result: Json
     reference: dict[int, pd.DataFrame]
-    times: ReferenceTimes
+    chosen: dict[str, Json]
     per_user: pd.DataFrame
 
 
-def evaluate_target(recommender: Recommender, parts: Parts, settings: Evaluate) -> TargetEvaluation:
-    """Measure the target and the recommenders that it is compared with on all test users."""
-    examples = parts.test
+def rank_target(recommender: Recommender, parts: Parts, settings: Evaluate) -> RankedTarget:
+    """Lists of the target, and of the recommenders that it is compared with, for all test users."""
     baselines, chosen = baseline_lists(parts, recommender.catalog.items, settings, recommender.device)
-    reference = reference_lists(recommender, examples, settings)
+    reference = reference_lists(recommender, parts.test, settings)
     others = {name: dict.fromkeys(settings.ks, lists) for name, lists in baselines.items()}
-    others |= sampled_lists(recommender, examples, settings)
+    others |= sampled_lists(recommender, parts.test, settings)
     chosen |= {name: {"temperature": settings.temperature} for name in others.keys() - baselines.keys()}
-    per_user = per_user_ranking(examples, reference, others)
-    timed = [examples[user] for user in choose_users(len(examples), settings.timing_users, settings.seed)]
-    times, load = time_references(recommender, {e.user: e.history for e in timed}, settings.ks)
-    figures, speeds = ranking_figures(per_user, settings), reference_speeds(times, settings)
-    result = {
+    return RankedTarget(
+        reference, {name: chosen[name] for name in others}, per_user_ranking(parts.test, reference, others)
+    )
+
+
+def time_target(recommender: Recommender, parts: Parts, settings: Evaluate) -> ReferenceTimes:
+    """Times of what needs no draft; nothing else should run meanwhile."""
+    timed = [parts.test[user] for user in choose_users(len(parts.test), settings.timing_users, settings.seed)]
+    return time_references(recommender, {e.user: e.history for e in timed}, settings.ks)
+
+
+def target_result(
+    recommender: Recommender, ranked: RankedTarget, times: ReferenceTimes, parts: Parts, settings: Evaluate
+) -> Json:
+    """The content of results/target.json."""
+    figures, speeds = ranking_figures(ranked.per_user, settings), reference_speeds(times, settings)
+    return {
         "method": "target",
-        "num_test_users": len(examples),
+        "num_test_users": len(parts.test),
         "ks": settings.ks,
-        "reference_sha256": lists_digest(reference),
+        "reference_sha256": lists_digest(ranked.reference),
         "device": device_facts(recommender.device, recommender.dtype),
-        "timing": {"users": len(timed), "repetitions": REPETITIONS, "load_average": load},
+        "timing": {"users": len(times.users), "repetitions": REPETITIONS, "load_average": times.load_average},
         "target": {
             "parameters": recommender.target_parameters,
             "exclude_history": settings.exclude_history,
             **{k: {**figures["target"][k], **speeds[k]} for k in speeds},
         },
-        "baselines": {name: {"settings": chosen[name], **figures[name]} for name in others},
+        "baselines": {name: {"settings": chosen, **figures[name]} for name, chosen in ranked.chosen.items()},
     }
-    return TargetEvaluation(result, reference, times, per_user)
 
 
 def baseline_lists(

@@ -15,6 +15,7 @@ from atspeed_core.verifications import primary
 from tasks.deployment.model_registry import RUN, Champion, champion_of, recommender_version
 from tasks.deployment.weights import fetch_for_deployment, load_recommender
 from tasks.deployment.workflow import NothingToDo, answer, command
+from tasks.machine_lock import machine_alone
 from tasks.mlflow_store import mlflow_client
 from tasks.nightly.night import Night, load_night
 from tasks.paths import PROCESSED, RESULTS
@@ -78,7 +79,8 @@ def evaluate(champion: Champion, settings: Evaluate) -> Json:
     recommender = load_recommender(fetch_for_deployment(champion.commit, champion.method))
     examples = load_full_examples(PROCESSED, "test")
     ks = answerable(settings.ks, recommender)
-    figures, per_user = evaluate_champion(recommender, examples, settings.model_copy(update={"ks": ks}))
+    with machine_alone():
+        figures, per_user = evaluate_champion(recommender, examples, settings.model_copy(update={"ks": ks}))
     result = {
         "of": key,
         "method": champion.method,

@@ -1,4 +1,4 @@
-"""The order of `make run`: drafts side by side, everything else alone, and DVC's own record of it."""
+"""The order of `make run`: drafts and evaluations side by side, everything else alone, and DVC's own record of it."""
 
 import os
 import subprocess
@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.pipeline import AFTER_DRAFTS, BEFORE_DRAFTS, REPRO, draft_stages, reproduce, run_side_by_side
+from tasks.pipeline import (
+    AFTER_DRAFTS,
+    BEFORE_DRAFTS,
+    BEFORE_EVALUATIONS,
+    REPRO,
+    matrix_stages,
+    reproduce,
+    run_side_by_side,
+)
 from tasks.stage_clock import StageClock
 from tests.tiny_project import ROOT
 
@@ -33,7 +41,13 @@ stages:
     cmd: python stage.py ${item.method} 0.7 a b
     deps: [cache]
     outs: ["${item.method}"]
-  report: {cmd: python stage.py report 0.5, deps: [a, b], outs: [report]}
+  evaluate_target: {cmd: python stage.py target 0.5, deps: [cache], outs: [target]}
+  evaluate:
+    matrix: {method: [a, b]}
+    cmd: python stage.py evaluated_${item.method} 0.7 evaluated_a evaluated_b
+    deps: ["${item.method}", target]
+    outs: ["evaluated_${item.method}"]
+  report: {cmd: python stage.py report 0.5, deps: [evaluated_a, evaluated_b], outs: [report]}
 """
 
 
@@ -54,15 +68,20 @@ def times(folder: Path, name: str) -> tuple[float, float]:
     return start, end
 
 
-def test_drafts_run_side_by_side_and_dvc_finds_all_as_it_would_have_left_it(project: Path) -> None:
+def test_drafts_and_evaluations_run_side_by_side_and_dvc_finds_all_as_it_would_have_left_it(project: Path) -> None:
     code, seconds = reproduce(at_once=2)
     assert code == 0
-    assert set(seconds) == {"cache_topk", "align_draft@a", "align_draft@b", "report"}
+    side_by_side = {f"{stage}@{method}" for stage in ("align_draft", "evaluate") for method in "ab"}
+    assert set(seconds) == side_by_side | {"cache_topk", "evaluate_target", "report"}
     assert all(0.4 < value < 30 for value in seconds.values())
-    (cache, a, b, report) = (times(project, name) for name in ("cache", "a", "b", "report"))
+    names = ("cache", "a", "b", "target", "evaluated_a", "evaluated_b", "report")
+    cache, a, b, target, evaluated_a, evaluated_b, report = (times(project, name) for name in names)
     assert cache[1] < min(a[0], b[0])
     assert max(a[0], b[0]) < min(a[1], b[1])
-    assert max(a[1], b[1]) < report[0]
+    assert max(a[1], b[1]) < target[0]
+    assert target[1] < min(evaluated_a[0], evaluated_b[0])
+    assert max(evaluated_a[0], evaluated_b[0]) < min(evaluated_a[1], evaluated_b[1])
+    assert max(evaluated_a[1], evaluated_b[1]) < report[0]
     lock = yaml.safe_load((project / "dvc.lock").read_text())
     (project / "dvc.lock").unlink()
     subprocess.run([*REPRO, "--no-run-cache"], check=True)
@@ -93,4 +112,6 @@ def test_what_a_draft_needs_is_made_before_and_what_needs_one_comes_after() -> N
 
     assert before("align_draft") == before(BEFORE_DRAFTS) | {BEFORE_DRAFTS}
     assert set(stages) == before("align_draft") | {"align_draft"} | AFTER_DRAFTS
-    assert len(draft_stages(ROOT / "dvc.yaml")) == len(stages["align_draft"]["matrix"]["method"])
+    assert before("evaluate") == before("align_draft") | {"align_draft", BEFORE_EVALUATIONS}
+    for stage in ("align_draft", "evaluate"):
+        assert len(matrix_stages(ROOT / "dvc.yaml", stage)) == len(stages[stage]["matrix"]["method"])
