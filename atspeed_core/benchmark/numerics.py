@@ -1,4 +1,4 @@
-"""How exact the lists are where tree and step-by-step passes round differently."""
+"""How exact the lists are, as passes over a tree round differently from passes step by step."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ def compare_formats(load: Callable[[torch.dtype], Recommender], histories: Histo
     """Strict lists in bfloat16 and float32 against beam search in the same format, and against float32's.
 
     Args:
-        load: the recommender in a number format; it speculates as without a plan, with wide trees.
+        load: loads the recommender in a number format, without a plan, so that it speculates with wide trees.
         histories: one request each, decoded alone.
         k: list length.
     """

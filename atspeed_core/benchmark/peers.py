@@ -1,4 +1,4 @@
-"""The ways to decode that stand beside each other, each made ready for a batch of requests."""
+"""The ways of decoding that are compared, each prepared for a batch of requests."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -21,9 +21,9 @@ PEERS = {
     GENERATE: "transformers generate, trie by a Python callback",
     GENERATE_TENSOR: "transformers generate, trie by a tensor logits processor",
     BASELINE: "our engine without speculation",
-    PUBLISHED: "the paper's scheme in our engine: N draft beams a level, drafted in rounds",
+    PUBLISHED: "the paper's scheme in our engine: N draft beams per level, drafted in rounds",
     TRIE: "our engine, speculation by the item trie alone",
-    OURS: "our engine as the plan says",
+    OURS: "our engine, following the plan",
     ORACLE: "our engine, a draft that knows the answer and costs nothing",
 }
 GENERATES: dict[str, Constraint] = {GENERATE: "callback", GENERATE_TENSOR: "tensor"}
@@ -35,29 +35,29 @@ Search = Callable[[Recommender], Recommendation]
 
 @dataclass(frozen=True)
 class Clocks:
-    """Seconds spent in the models: forward passes and heads."""
+    """Time spent in the models: forward passes and heads."""
 
     target: Clock
     draft: Clock
 
 
 def obstacle(name: str, target: Target, k: int) -> str | None:
-    """Why a peer cannot answer at this K; None if it can."""
+    """The reason why a peer cannot answer at this K; None if it can."""
     recommender = target.trained
     if k > recommender.trie.depth_start[-1] - recommender.trie.first_leaf:
         return "K is larger than the catalogue"
     if name == PUBLISHED and not recommender.drafts_in_rounds:
-        return "there is no draft that is a language model"
+        return "the draft is not a language model"
     if name == PUBLISHED and k > recommender.decoding.draft_beams:
-        return f"the published scheme drafts N = {recommender.decoding.draft_beams} beams a level, fewer than K"
+        return f"the published scheme drafts N = {recommender.decoding.draft_beams} beams per level, fewer than K"
     return None
 
 
-def prepared(name: str, target: Target, histories: Histories, k: int, clocks: Clocks | None = None) -> Run:
-    """The peer `name`, ready to answer `histories`, all in one batch, from item ids to item ids.
+def prepare(name: str, target: Target, histories: Histories, k: int, clocks: Clocks | None = None) -> Run:
+    """A run of the peer `name` that answers `histories` in one batch, from item ids to item ids.
 
-    On a stand-in the search is first run on the trained target, recorded; what is returned replays it. With `clocks`
-    the models' time is counted.
+    For a stand-in the search first runs on the trained target and is recorded; the returned run replays it. With
+    `clocks` the models' time is counted.
     """
     if name in GENERATES:
         return _generate(name, target, histories, k, clocks)
@@ -81,7 +81,7 @@ def prepared(name: str, target: Target, histories: Histories, k: int, clocks: Cl
 def search(
     recommender: Recommender, *, name: str, histories: Histories, k: int, beams: Tensor | None
 ) -> Recommendation:
-    """One search in our engine; `beams` are the oracle's."""
+    """One search in our engine; `beams` are those of the oracle."""
     if name == BASELINE:
         return recommender.recommend(histories, k, "none")
     if name == PUBLISHED:

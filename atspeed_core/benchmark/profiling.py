@@ -1,4 +1,4 @@
-"""Where a run's time goes, model by model, and how much memory it takes."""
+"""How a run's time is divided between the models, and how much memory it takes."""
 
 import threading
 import time
@@ -22,7 +22,7 @@ SAMPLE_SECONDS = 0.005
 
 @dataclass
 class Clock:
-    """Adds up the seconds spent under `running`, the device waited for before and after."""
+    """Adds up the seconds spent under `running`; the device is synchronized before and after."""
 
     device: torch.device
     seconds: float = 0.0
@@ -39,7 +39,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class ClockedModel(CodeModel):
-    """A model whose forward passes and head are timed. See `CodeModel`."""
+    """A model whose forward passes and head are timed; see `CodeModel`."""
 
     inner: CodeModel = field(kw_only=True)
     clock: Clock = field(kw_only=True)
@@ -78,7 +78,7 @@ class _ClockedSession:
 
 
 class ClockedScorer:
-    """A one-shot draft whose forward pass is timed. See `PrefixScorer`."""
+    """A one-shot draft whose forward pass is timed; see `PrefixScorer`."""
 
     def __init__(self, inner: PrefixScorer, clock: Clock) -> None:
         """`inner`, timed."""
@@ -116,10 +116,10 @@ def clocked_forward(model: PreTrainedModel, clock: Clock) -> Iterator[None]:
 
 
 class PeakMemory:
-    """The most memory in use inside a `with` block, in MiB.
+    """The largest memory use inside a `with` block, in MiB.
 
-    On CUDA what torch allocated on the device, weights included; on a CPU the whole process's resident memory, looked
-    at every few milliseconds.
+    On CUDA it is what torch allocated on the device, weights included; on a CPU it is the resident memory of the whole
+    process, sampled every few milliseconds.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -1,8 +1,7 @@
-"""A trained target's decisions at another model's pace: what it answered is recorded, then replayed over a stand-in.
+"""A trained target's decisions at another model's pace: its answers are recorded and then replayed by a stand-in.
 
-A search is a function of its log-probabilities. So a search whose calls run another model's forward pass and head, but
-then go on with what the trained target answered to the same calls, goes the trained target's way call by call and takes
-the other model's time.
+A search is a function of its log-probabilities. If its calls run another model's forward pass and head, but continue
+with the trained target's answers, the search makes the trained target's calls and takes the other model's time.
 """
 
 from dataclasses import dataclass, field
@@ -19,9 +18,10 @@ class Tape:
 
     Attributes:
         tokens: [B, T] int64 of each call, in the trained target's vocabulary.
-        answers: [B, T', codes] float32 log-probabilities that each call gave.
-        place: the call that is replayed next.
-        thorough: whether a replayed call's tokens are compared one by one, which waits for the device, or by number.
+        answers: [B, T', codes] float32 log-probabilities, the result of each call.
+        place: number of the call that is replayed next.
+        thorough: whether the tokens of a replayed call are compared one by one, which waits for the device; otherwise
+            only their shape is.
     """
 
     tokens: list[Tensor] = field(default_factory=list)
@@ -34,25 +34,25 @@ class Tape:
         self.place = 0
 
     def check(self, tokens: Tensor) -> None:
-        """The next call must be the one that was recorded."""
+        """Assert that the next call is the recorded one."""
         recorded = self.tokens[self.place]
         assert recorded.shape == tokens.shape
         assert not self.thorough or torch.equal(recorded, tokens)
 
     def next_answer(self) -> Tensor:
-        """What the trained target said in this call."""
+        """The trained target's answer to this call."""
         self.place += 1
         return self.answers[self.place - 1]
 
     def finish(self) -> None:
-        """The replay must have come to the end; from now on it is trusted."""
+        """Assert that the whole tape was replayed; later replays are compared by shape only."""
         assert self.place == len(self.answers)
         self.thorough = False
 
 
 @dataclass(frozen=True)
 class RecordingModel(CodeModel):
-    """A model whose calls go onto a tape. See `CodeModel`."""
+    """A model whose calls are recorded on a tape; see `CodeModel`."""
 
     tape: Tape = field(kw_only=True)
 
@@ -67,19 +67,19 @@ class RecordingModel(CodeModel):
 
     def code_log_probs(self, hidden: Tensor) -> Tensor:
         """See `CodeModel`."""
-        found = super().code_log_probs(hidden)
-        self.tape.answers.append(found)
-        return found
+        answer = super().code_log_probs(hidden)
+        self.tape.answers.append(answer)
+        return answer
 
 
 @dataclass(frozen=True)
 class StandIn(CodeModel):
-    """Another model in the trained target's place: it is asked in that vocabulary and runs its own.
+    """Another model in place of the trained target: its callers use the target's vocabulary, the model uses its own.
 
     Attributes:
         inner: the model that runs.
         token_of: [trained vocabulary] int64 its token for each token of the trained target.
-        tape: what it answers; without one its own log-probabilities.
+        tape: its answers; without a tape it answers with its own log-probabilities.
     """
 
     inner: CodeModel = field(kw_only=True)
@@ -96,7 +96,7 @@ class StandIn(CodeModel):
         return _StandInSession(self.inner.session(batch, capacity), self.token_of, self.tape)
 
     def code_log_probs(self, hidden: Tensor) -> Tensor:
-        """The tape's, after the model's own were computed all the same."""
+        """The log-probabilities on the tape; the model's own are computed all the same."""
         own = self.inner.code_log_probs(hidden)
         if self.tape is None:
             return own

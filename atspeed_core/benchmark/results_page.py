@@ -1,14 +1,12 @@
-"""The benchmark's tables: what ours gains everywhere, the peers side by side, and every figure of every row."""
+"""The benchmark's tables: the speedup of ours in every cell, the peers side by side, and every figure."""
 
 from collections.abc import Iterable
 from typing import Any
 
 from atspeed_core.benchmark.peers import BASELINE, GENERATE, OURS, PEERS
-from atspeed_core.reporting.text_table import TextTable, describe_device, markdown
+from atspeed_core.reporting.text_table import NOTHING, TextTable, describe_device, markdown
 
 Json = dict[str, Any]
-
-ABSENT = "-"
 
 
 def benchmark_markdown(result: Json) -> str:
@@ -23,29 +21,29 @@ def benchmark_markdown(result: Json) -> str:
 
 
 def summary_table(result: Json) -> TextTable:
-    """WS of ours at every K."""
+    """WS of our engine at every K."""
     ks = _values(result["rows"], "k")
-    found = {_place(row): row for row in result["rows"] if row["peer"] == OURS}
+    ours = {_place(row): row for row in result["rows"] if row["peer"] == OURS}
     rows = [
-        [target, prompt, str(batch), *(_summary(found.get((target, prompt, batch, k))) for k in ks)]
-        for target, prompt, batch in dict.fromkeys(place[:3] for place in found)
+        [target, prompt, str(batch), *(_summary(ours.get((target, prompt, batch, k))) for k in ks)]
+        for target, prompt, batch in dict.fromkeys(place[:3] for place in ours)
     ]
     note = (
         "WS: time of our engine without speculation over the time of ours, median over requests, interleaved in one "
         "run. In brackets: share of the oracle's WS (a draft that knows the answer and costs nothing); WS over "
-        f"transformers generate with a callback. {ABSENT}: not measured, the JSON says why."
+        f"transformers generate with a callback. {NOTHING}: not measured; the reason is in the JSON file."
     )
     return TextTable("How much faster is ours?", note, ["target", "prompt", "batch", *(f"K = {k}" for k in ks)], rows)
 
 
 def peer_tables(result: Json) -> Iterable[TextTable]:
-    """Median latency and WS of all peers, a table a target and kind of prompt."""
+    """Median latency and WS of all peers: one table per target and kind of prompt."""
     ks = _values(result["rows"], "k")
     for target, prompt in dict.fromkeys((row["target"], row["prompt"]) for row in result["rows"]):
         here = [row for row in result["rows"] if (row["target"], row["prompt"]) == (target, prompt)]
-        found = {(row["batch"], row["peer"], row["k"]): row for row in here}
+        cells = {(row["batch"], row["peer"], row["k"]): row for row in here}
         rows = [
-            [str(batch), peer, *(_latency(found.get((batch, peer, k))) for k in ks)]
+            [str(batch), peer, *(_latency(cells.get((batch, peer, k))) for k in ks)]
             for batch in _values(here, "batch")
             for peer in PEERS
         ]
@@ -54,9 +52,9 @@ def peer_tables(result: Json) -> Iterable[TextTable]:
 
 
 def detail_tables(result: Json) -> Iterable[TextTable]:
-    """Every figure, a table a target, kind of prompt and batch size."""
+    """Every figure: one table per target, kind of prompt and batch size."""
     note = (
-        "calls, nodes: of the target, a request. draft, target: share of the time in the models' forward passes and "
+        "calls, nodes: of the target, per request. draft, target: share of the time in the models' forward passes and "
         "heads; selection: the rest. [95% interval]."
     )
     columns = ["K", "peer", "runs", "p50 ms", "p95 ms", "calls", "nodes", "draft", "target", "selection", "WS"]
@@ -68,19 +66,21 @@ def detail_tables(result: Json) -> Iterable[TextTable]:
 
 
 def numerics_table(result: Json) -> TextTable:
-    """Identity of lists by number format."""
+    """Share of identical lists by number format."""
     numerics = result["numerics"]
     pairs = {name: figures for name, figures in numerics.items() if isinstance(figures, dict)}
     rows = [
         [name.replace("_", " "), f"{figures['identical_lists']:.4f}", f"{figures['largest_swap_gap']:.2g}"]
         for name, figures in pairs.items()
     ]
-    note = f"{numerics['requests']} requests, K = {numerics['k']}; the trained target. Gap: in log-probability."
+    note = (
+        f"{numerics['requests']} requests, K = {numerics['k']}; the trained target. Gap: difference in log-probability."
+    )
     return TextTable("Are the lists the same?", note, ["lists", "identical", "largest gap of a swapped pair"], rows)
 
 
 def describe_target(facts: Json) -> str:
-    """One line on a target."""
+    """One line about a target."""
     size = f"{facts['parameters'] / 1e6:,.1f} M parameters, {facts['weights']}"
     if facts["time_from"] == facts["acceptance_from"]:
         return size
@@ -88,29 +88,29 @@ def describe_target(facts: Json) -> str:
 
 
 def prompts(result: Json) -> Iterable[tuple[str, Json]]:
-    """Kind of prompt and its facts."""
+    """Pairs of a kind of prompt and its facts."""
     return dict(result["prompts"]).items()
 
 
 def _summary(row: Json | None) -> str:
     if row is None or "walltime_speedup" not in row:
-        return ABSENT
+        return NOTHING
     return f"{row['walltime_speedup']:.2f} ({_share(row, 'share_of_oracle')}; {_ratio(row, GENERATE)})"
 
 
 def _latency(row: Json | None) -> str:
     if row is None or "skipped" in row:
-        return ABSENT
+        return NOTHING
     speed = (
-        "1" if row["peer"] == BASELINE else f"{row['walltime_speedup']:.2f}" if "walltime_speedup" in row else ABSENT
+        "1" if row["peer"] == BASELINE else f"{row['walltime_speedup']:.2f}" if "walltime_speedup" in row else NOTHING
     )
     return f"{row['latency_ms_p50']:,.1f} ({speed})"
 
 
 def _details(row: Json) -> list[str]:
     low, high = row.get("walltime_speedup_interval", (0, 0))
-    speed = f"{row['walltime_speedup']:.2f} [{low:.2f}, {high:.2f}]" if "walltime_speedup" in row else ABSENT
-    nodes = f"{row['target_nodes']:.1f}" if "target_nodes" in row else ABSENT
+    speed = f"{row['walltime_speedup']:.2f} [{low:.2f}, {high:.2f}]" if "walltime_speedup" in row else NOTHING
+    nodes = f"{row['target_nodes']:.1f}" if "target_nodes" in row else NOTHING
     planned = row.get("plan")
     return [
         str(row["runs"]),
@@ -128,12 +128,12 @@ def _details(row: Json) -> list[str]:
 
 
 def _share(row: Json, name: str) -> str:
-    return f"{row[name]:.0%}" if name in row else ABSENT
+    return f"{row[name]:.0%}" if name in row else NOTHING
 
 
 def _ratio(row: Json, other: str) -> str:
     value = row.get("walltime_speedup_vs_generate")
-    return ABSENT if value is None or row["peer"] == other else f"{value:.1f}x"
+    return NOTHING if value is None or row["peer"] == other else f"{value:.1f}x"
 
 
 def _place(row: Json) -> tuple[str, str, int, int]:

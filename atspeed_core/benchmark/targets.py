@@ -1,4 +1,4 @@
-"""The targets that are timed: the trained one, and bigger models that stand in for it."""
+"""The targets that are timed: the trained one, and larger models that stand in for it."""
 
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -34,14 +34,14 @@ TARGETS = (OWN, *SHAPES)
 
 @dataclass(frozen=True)
 class Target:
-    """A target that is timed, and the trained pair that decides.
+    """A target that is timed, and the trained pair that makes its decisions.
 
     Attributes:
         name: one of `TARGETS`.
         trained: the project's target and draft; its plan is made for this target.
-        plain: what generate runs on: the timed model with its own vocabulary.
+        plain: the timed model with its own vocabulary, which generate runs on.
         stand_in: the timed model in the trained target's place; None where the trained target itself is timed.
-        facts: what it is: parameters, weights, where its acceptance and its time come from.
+        facts: parameters, weights, and the models whose acceptance and time are measured.
     """
 
     name: str
@@ -52,19 +52,19 @@ class Target:
 
     @property
     def timed(self) -> Recommender:
-        """The recommender whose calls cost what this target's do."""
+        """The recommender whose calls take as long as this target's."""
         return self.trained if self.stand_in is None else replace(self.trained, target=self.stand_in)
 
-    def planned(self, plan: Plan) -> "Target":
-        """The same with a plan."""
+    def with_plan(self, plan: Plan) -> "Target":
+        """The same target with a plan."""
         return replace(self, trained=replace(self.trained, plan=plan))
 
     def recorder(self, tape: Tape) -> Recommender:
-        """The trained pair; the target's calls go onto `tape`."""
+        """The trained pair; the target's calls are recorded on `tape`."""
         return replace(self.trained, target=RecordingModel.of(self.trained.target, tape))
 
     def replayer(self, tape: Tape) -> Recommender:
-        """The stand-in, which answers what `tape` holds."""
+        """The stand-in, which gives the answers on `tape`."""
         assert self.stand_in is not None
         return replace(self.trained, target=replace(self.stand_in, tape=tape))
 
@@ -92,7 +92,7 @@ def load_target(name: str, trained: Recommender, *, seed: int = 0) -> Target:
 def shape_model(
     name: str, num_codes: int, device: torch.device, dtype: torch.dtype, seed: int
 ) -> tuple[PreTrainedModel, str]:
-    """A model of a shape in eval mode, `num_codes` tokens added to its vocabulary, and what its weights are."""
+    """A model of a shape with `num_codes` additional tokens, in eval mode, and a description of its weights."""
     if name == SMOLLM2 and (file := gguf_of_package(SMOLLM2_PACKAGE)) is not None:
         options: Any = {"gguf_file": file.name, "dtype": dtype}
         model = AutoModelForCausalLM.from_pretrained(file.parent, **options)
@@ -122,7 +122,7 @@ def shape_config(name: str, num_codes: int) -> LlamaConfig:
 
 
 def random_model(config: LlamaConfig, device: torch.device, dtype: torch.dtype, seed: int) -> LlamaForCausalLM:
-    """A llama with random weights, made on the device in its number format: the biggest take seconds, not minutes."""
+    """A llama with random weights, built on the device in its number format, which takes seconds, not minutes."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -136,7 +136,7 @@ def random_model(config: LlamaConfig, device: torch.device, dtype: torch.dtype, 
 
 
 def stand_in_encoder(trained: PromptEncoder, *, vocabulary: int) -> PromptEncoder:
-    """Prompts of the same length in a vocabulary of `vocabulary` tokens with the codes behind them."""
+    """Prompts of the same length in a vocabulary of `vocabulary` tokens followed by the codes."""
     codes = vocabulary + torch.arange(len(trained.code_ids))
     return replace(
         trained,
@@ -148,7 +148,7 @@ def stand_in_encoder(trained: PromptEncoder, *, vocabulary: int) -> PromptEncode
 
 
 def token_map(trained: PromptEncoder, other: PromptEncoder) -> Tensor:
-    """[trained vocabulary] int64: the token in `other`'s place; tokens that no prompt holds map to its padding."""
+    """[trained vocabulary] int64: the token of `other` for each token; padding for tokens that occur in no prompt."""
     size = 1 + max(int(trained.code_ids.max()), trained.pad_id, *trained.prefix, 0)
     mapped = torch.full((size,), other.pad_id)
     mapped[torch.tensor(trained.prefix, dtype=torch.long)] = torch.tensor(other.prefix, dtype=torch.long)
