@@ -26,10 +26,7 @@ LISTS = {
     "setting": ("tests/settings/test_one_place.py::test_every_value_stands_in_one_place",),
     "metric": ("tests/metrics/test_registry.py", "tests/tasks/test_report.py"),
     "verification": ("tests/test_verifications.py",),
-    "data source": (
-        "tests/data/test_sources.py::test_every_source_has_its_row_in_the_docs",
-        "tests/data/test_sources.py::test_a_source_has_the_name_of_its_file",
-    ),
+    "data source": ("tests/data/test_sources.py",),
 }
 WIRING = "tests/tasks/test_wiring.py"
 

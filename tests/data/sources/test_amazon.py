@@ -1,16 +1,12 @@
-"""Amazon, Goodreads, Steam and Yelp: invented records in the true formats, and what is said of wrong ones."""
+"""Source amazon: invented records in the formats of the three editions, and wrong ones."""
 
-import gzip
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from atspeed_core.data.reading import SourceTables, read_source
-from atspeed_core.errors import UserError
-from tests.complete_params import PrepareData
+from tests.source_files import interactions, lines, mistake, read, write
 
 REVIEW_2014 = {
     "reviewerID": "A1B2C3D4E5F6G7",
@@ -80,83 +76,6 @@ META_2023 = {
     "parent_asin": "B0PARENT00",
     "bought_together": None,
 }
-SHELVED = {
-    "user_id": "0123456789abcdef0123456789abcdef",
-    "book_id": "24375664",
-    "review_id": "5cd416f3efc3f944fce4ce2db2290d5e",
-    "is_read": True,
-    "rating": 4,
-    "review_text_incomplete": "",
-    "date_added": "Sun Jul 30 07:44:10 -0700 2017",
-    "date_updated": "Wed Aug 30 00:00:26 -0700 2017",
-    "read_at": "",
-    "started_at": "",
-}
-BOOK = {
-    "isbn": "",
-    "book_id": "24375664",
-    "title": "An Invented Poem",
-    "popular_shelves": [
-        {"count": "30", "name": "to-read"},
-        {"count": "20", "name": "poetry"},
-        {"count": "9", "name": "science-fiction"},
-    ],
-    "authors": [{"author_id": "1", "role": ""}],
-    "description": "Verse about nothing.",
-}
-STEAM_REVIEW = (
-    "{u'username': u'Nobody\\u2019s \"Twin\"', u'hours': 0.1, u'products': 41, u'product_id': u'700001', "
-    "u'page_order': 0, u'date': u'2017-12-17', u'text': u\"it's a game\", u'early_access': False, u'page': 1}\n"
-)
-STEAM_GAME = (
-    "{u'publisher': u'Nobody', u'genres': [u'Action', u'Indie'], u'app_name': u'Invented Trip', u'title': "
-    "u'Invented Trip', u'url': u'http://x', u'release_date': u'2018-01-04', u'tags': [u'Space'], u'price': 4.99, "
-    "u'specs': [u'Single-player'], u'early_access': False, u'id': u'700001', u'developer': u'Nobody'}\n"
-)
-YELP_REVIEW = {
-    "review_id": "r1",
-    "user_id": "u-1",
-    "business_id": "b_1",
-    "stars": 3.0,
-    "useful": 0,
-    "funny": 0,
-    "cool": 0,
-    "text": "A place.",
-    "date": "2018-07-07 22:09:11",
-}
-BUSINESS = {
-    "business_id": "b_1",
-    "name": "Invented Diner",
-    "city": "Nowhere",
-    "categories": "Diners, Food",
-    "stars": 4.5,
-}
-
-
-def lines(*records: dict[str, Any] | str) -> bytes:
-    return "".join(each if isinstance(each, str) else json.dumps(each) + "\n" for each in records).encode()
-
-
-def write(folder: Path, **files: bytes) -> Path:
-    """Files named with "__" for a dot; those that end with gz are gzipped."""
-    for name, content in files.items():
-        (folder / name.replace("__", ".")).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
-    return folder
-
-
-def read(path: Path, source: str, **settings: Any) -> SourceTables:
-    return read_source(PrepareData(dataset="t", source=source, path=str(path), **({"k_core": 1} | settings)))
-
-
-def mistake(path: Path, source: str, **settings: Any) -> str:
-    with pytest.raises(UserError) as error:
-        read(path, source, **settings)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def interactions(source: SourceTables) -> list[tuple[Any, ...]]:
-    return [tuple(row) for row in source.interactions.itertuples(index=False)]
 
 
 def test_amazon_2014_with_loose_metadata(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -272,76 +191,3 @@ def test_wrong_amazon_files(tmp_path: Path, files: dict[str, bytes], said: str) 
     for zipped in folder.glob("*.gz"):  # broken off
         zipped.write_bytes(zipped.read_bytes()[:-20])
     assert said in mistake(folder, "amazon")
-
-
-def test_what_is_missing_is_told_with_address_and_terms(tmp_path: Path) -> None:
-    message = mistake(tmp_path / "nowhere", "amazon")
-    assert message.startswith(f"{tmp_path / 'nowhere'}: no reviews")
-    for address in (
-        "~jmcauley/datasets/amazon/links.html",
-        "nijianmo.github.io/amazon",
-        "amazon-reviews-2023.github.io",
-    ):
-        assert address in message
-    assert "for research, with citation" in message
-    for source, address in {
-        "goodreads": "datasets/goodreads.html",
-        "steam": "datasets.html#steam_data",
-        "yelp": "business.yelp.com/data/resources/open-dataset",
-    }.items():
-        assert address in mistake(tmp_path, source)
-
-
-@pytest.mark.parametrize("ending", ["json", "json__gz"])
-def test_goodreads_json_has_times(tmp_path: Path, ending: str) -> None:
-    files = {f"goodreads_interactions_poetry__{ending}": lines(SHELVED, SHELVED | {"rating": 0, "book_id": "7"})}
-    source = read(write(tmp_path, **files, **{f"goodreads_books_poetry__{ending}": lines(BOOK)}), "goodreads")
-    assert interactions(source) == [
-        (SHELVED["user_id"], "24375664", 4.0, 1501425850),
-        (SHELVED["user_id"], "7", 0.0, 1501425850),
-    ]
-    text = "An Invented Poem. poetry, science fiction. Verse about nothing."
-    assert source.items.to_dict("records") == [{"item_id": "24375664", "title": "An Invented Poem", "text": text}]
-
-
-def test_goodreads_csv_has_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    rows = b"user_id,book_id,is_read,rating,is_reviewed\n0,948,1,5,0\n0,947,1,4,1\n"
-    books = b"book_id_csv,book_id\n947,9\n948,24375664\n"
-    files = {"goodreads_interactions__csv": rows, "book_id_map__csv": books, "goodreads_books__json__gz": lines(BOOK)}
-    folder = write(tmp_path, **files)
-    source = read(folder, "goodreads")
-    assert interactions(source) == [("0", "24375664", 5.0), ("0", "9", 4.0)]
-    assert source.items["item_id"].tolist() == ["24375664"]
-    assert "has no times; the order of a history is that of the file" in caplog.text
-    message = mistake(folder, "goodreads", split="chronological")
-    assert "goodreads_interactions_GENRE.json.gz has them, or set split to leave_one_out" in message
-    (folder / "book_id_map.csv").write_bytes(b"book_id_csv,book_id\n947,9\n")
-    assert "book_id '948' is not in book_id_map.csv" in mistake(folder, "goodreads")
-    (folder / "book_id_map.csv").unlink()
-    assert "book_id_map.csv: no such file; set prepare_data.path, or get Goodreads" in mistake(folder, "goodreads")
-
-
-def test_goodreads_with_a_time_that_is_none(tmp_path: Path) -> None:
-    wrong = lines(SHELVED, SHELVED | {"date_added": "Sun Jul 30 07:44:10 -0700 0017"})
-    said = "line 2: date_added 'Sun Jul 30 07:44:10 -0700 0017' is not a time from 1990 to 2099 written as %a %b %d"
-    files = {"goodreads_interactions_poetry__json": wrong, "goodreads_books_poetry__json": lines(BOOK)}
-    assert said in mistake(write(tmp_path, **files), "goodreads")
-
-
-def test_steam(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    nameless = STEAM_REVIEW.replace("u'Nobody\\u2019s \"Twin\"'", "u' '")
-    games = STEAM_GAME + STEAM_GAME.replace("Invented Trip", "Again") + STEAM_GAME.replace("u'id': u'700001', ", "")
-    files = {"steam_reviews__json__gz": lines(STEAM_REVIEW, nameless), "steam_games__json__gz": games.encode()}
-    source = read(write(tmp_path, **files), "steam")
-    assert interactions(source) == [('Nobody\u2019s "Twin"', "700001", 1513468800)]
-    text = "Invented Trip. Action, Indie. Space. Nobody"
-    assert source.items.to_dict("records") == [{"item_id": "700001", "title": "Invented Trip", "text": text}]
-    assert "1 reviews without a user name are left out" in caplog.text
-
-
-def test_yelp(tmp_path: Path) -> None:
-    files = {"review": lines(YELP_REVIEW), "business": lines(BUSINESS)}
-    folder = write(tmp_path, **{f"yelp_academic_dataset_{name}__json": content for name, content in files.items()})
-    source = read(folder, "yelp")
-    assert interactions(source) == [("u-1", "b_1", 3.0, 1531001351)]
-    assert source.items["text"].tolist() == ["Invented Diner. Diners, Food. Nowhere"]
