@@ -23,6 +23,7 @@ ROW = re.compile(r"^\| an? ([\w ]+?) \| (\d+) \|", re.MULTILINE)
 LISTS = {
     "DAG": ("tests/dags/test_policies.py",),
     "alignment method": ("tests/test_methods.py",),
+    "drafter": ("tests/test_drafters.py",),
     "setting": ("tests/settings/test_one_place.py::test_every_value_stands_in_one_place",),
     "metric": ("tests/metrics/test_registry.py", "tests/tasks/test_report.py"),
     "verification": ("tests/test_verifications.py",),
