@@ -42,7 +42,7 @@ AS_PUBLISHED: Json = {
     "cache_topk": {"rollouts_per_user": 0},
     "evaluate": {"published_users": None, "lossy_users": None},
 }
-# As the authors published it: identifiers, of which some belong to several items; lists that may hold the user's items.
+# As the authors published it: some identifiers belong to several items, and lists may contain the user's own items.
 RELEASED: dict[str, Json] = {
     "beauty-release": {
         "build_identifiers": {"method": "file", "file": IDENTIFIERS, "collisions": "allow"},
@@ -73,7 +73,7 @@ def main(
     with exit_codes():
         methods = known_methods(method or method_names())
         label = f"{dataset}-{name}" if name else dataset
-        folder, commit = checked_out(CHECKOUTS / label)
+        folder, commit = check_out(CHECKOUTS / label)
         presets = [DATASETS / dataset, *([TARGETS / target] if target else [])]
         changes = changed_params(presets, setting or [])
         set_params(folder, presets, changes, methods)
@@ -82,14 +82,14 @@ def main(
             own_children(folder)
             code = reproduce(folder)
         settings = merged(*(load_preset(path.name, path.parent).params for path in presets), changes)
-        run = collected(folder, dataset, label, commit, settings, methods)
+        run = collect_results(folder, dataset, label, commit, settings, methods)
         write_json(TABLES / f"{label}.json", run.as_json())
         write_tables(TABLES)
         show(tables(run))
     sys.exit(code)
 
 
-def checked_out(folder: Path) -> tuple[Path, str]:
+def check_out(folder: Path) -> tuple[Path, str]:
     """A checkout of the project's commit, with the dvc.lock of earlier work in it; returns it and the commit.
 
     Raises:
@@ -172,7 +172,9 @@ def reproduce(folder: Path) -> int:
     return subprocess.run([*REPRO, "--keep-going"], cwd=folder, env=with_this_python(), check=False).returncode
 
 
-def collected(folder: Path, dataset: str, label: str, commit: str, settings: Json, methods: list[str]) -> PaperRun:
+def collect_results(
+    folder: Path, dataset: str, label: str, commit: str, settings: Json, methods: list[str]
+) -> PaperRun:
     """The results of the stages of a checkout.
 
     Raises:

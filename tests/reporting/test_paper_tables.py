@@ -106,8 +106,8 @@ def test_it_says_where_we_are_below_and_what_failed() -> None:
 
 def test_it_says_which_lists_are_not_the_targets() -> None:
     run = make_run()
-    drawn = {k: {**figures(2.0), "identical_lists": 0.5} for k in KS}  # of these nothing is said here
-    run.metrics["methods"]["sft"]["exact_sampling"] = drawn
+    sampled = {k: {**figures(2.0), "identical_lists": 0.5} for k in KS}  # of these nothing is said here
+    run.metrics["methods"]["sft"]["exact_sampling"] = sampled
     assert "generate in 6 of 6 cells." in paper_markdown([run])
     run.metrics["methods"]["sft"]["strict"]["10"]["identical_lists"] = 0.99972
     assert "generate in 5 of 6 cells; but not all of sft K = 10: 0.99972." in paper_markdown([run])

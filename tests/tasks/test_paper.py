@@ -44,7 +44,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_checkout_gets_preset_settings_and_methods(project: Path) -> None:
-    folder, _ = paper.checked_out(Path("paper/beauty-release-alpha"))
+    folder, _ = paper.check_out(Path("paper/beauty-release-alpha"))
     changes = paper.changed_params(PRESETS, ["align_draft.alpha=0.3", "evaluate.ks=[5]"])
     paper.set_params(folder, PRESETS, changes, ["sft", "dare"])
     params = load_params(folder / "params.yaml")
@@ -61,7 +61,7 @@ def test_the_checkout_gets_preset_settings_and_methods(project: Path) -> None:
 
 
 def test_the_targets_preset_takes_the_place_of_the_delivered_one(project: Path) -> None:
-    folder, _ = paper.checked_out(Path("paper/beauty-release"))
+    folder, _ = paper.check_out(Path("paper/beauty-release"))
     presets = [*PRESETS, Path("presets/targets/smollm2-135m")]
     paper.set_params(folder, presets, paper.changed_params(presets, ["finetune_target.max_epochs=1"]), ["sft"])
     target = load_params(folder / "params.yaml").finetune_target
@@ -69,11 +69,11 @@ def test_the_targets_preset_takes_the_place_of_the_delivered_one(project: Path) 
 
 
 def test_a_second_call_takes_the_new_commit_and_keeps_what_dvc_knows(project: Path) -> None:
-    folder, first = paper.checked_out(Path("paper/beauty-release"))
+    folder, first = paper.check_out(Path("paper/beauty-release"))
     (folder / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
     (project / "dvc.yaml").write_text((project / "dvc.yaml").read_text() + "# changed\n")
     git("commit", "--quiet", "-am", "second")
-    _, second = paper.checked_out(Path("paper/beauty-release"))
+    _, second = paper.check_out(Path("paper/beauty-release"))
     assert second != first
     assert (folder / "dvc.yaml").read_text().endswith("# changed\n")
     assert (folder / "dvc.lock").read_text() == "schema: '2.0'\nstages: {}\n"
@@ -81,7 +81,7 @@ def test_a_second_call_takes_the_new_commit_and_keeps_what_dvc_knows(project: Pa
 
 def test_runs_share_the_projects_dvc_cache(project: Path) -> None:
     for name in ("beauty-release", "beauty-release-no-dr"):
-        folder, _ = paper.checked_out(Path("paper") / name)
+        folder, _ = paper.check_out(Path("paper") / name)
         printed = subprocess.run(
             [sys.executable, "-m", "dvc", "cache", "dir"], cwd=folder, capture_output=True, text=True, check=True
         )
@@ -97,7 +97,7 @@ def test_a_run_takes_from_another_what_the_committed_lock_has_of_a_third(
         Path(name).write_bytes((PROJECT / name).read_bytes())
     random = "import pathlib, uuid; pathlib.Path('out').write_text(uuid.uuid4().hex)"
     stage = {"cmd": f'python -c "{random}"', "deps": ["seed"], "outs": ["out"]}
-    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"made": stage}}))
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"copy": stage}}))
     Path("seed").write_text("1")
     Path(".gitignore").write_text("/paper/\n/out\n")
     git("init", "--quiet")
@@ -105,12 +105,12 @@ def test_a_run_takes_from_another_what_the_committed_lock_has_of_a_third(
     git("add", ".")
     git("commit", "--quiet", "-m", "a lock of a machine that is not this one")
     shutil.rmtree(".dvc/cache")
-    made = []
+    outputs = []
     for name in ("whole", "ablation"):
-        folder, _ = paper.checked_out(Path("paper") / name)
+        folder, _ = paper.check_out(Path("paper") / name)
         assert paper.reproduce(folder) == 0
-        made.append((folder / "out").read_text())
-    assert made[0] == made[1] != Path("out").read_text()
+        outputs.append((folder / "out").read_text())
+    assert outputs[0] == outputs[1] != Path("out").read_text()
 
 
 def test_a_table_names_no_folder_of_this_machine(project: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_table_names_no_folder_of_this_machine(project: Path) -> None:
 def test_changed_code_is_refused(project: Path) -> None:
     (project / ".gitignore").write_text("/paper/\n/more/\n")
     with pytest.raises(UserError, match=r"\.gitignore was changed and not committed"):
-        paper.checked_out(Path("paper/beauty-release"))
+        paper.check_out(Path("paper/beauty-release"))
 
 
 @pytest.mark.parametrize(
@@ -134,13 +134,13 @@ def test_changed_code_is_refused(project: Path) -> None:
         ("beauty-release", "align_draft.=1", "expected section.key=value"),
     ],
 )
-def test_a_mistake_is_told(project: Path, dataset: str, setting: str, message: str) -> None:
+def test_a_mistake_is_explained(project: Path, dataset: str, setting: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         paper.changed_params([Path("presets/datasets") / dataset], [setting])
 
 
 def test_a_wrong_value_leaves_the_params_as_they_were(project: Path) -> None:
-    folder, _ = paper.checked_out(Path("paper/beauty-release"))
+    folder, _ = paper.check_out(Path("paper/beauty-release"))
     before = (folder / "params.yaml").read_bytes()
     with pytest.raises(UserError, match=r"^the presets and --set over params\.yaml: .*alpha"):
         paper.set_params(folder, PRESETS, paper.changed_params(PRESETS, ["align_draft.alpha=7"]), ["sft"])

@@ -1,4 +1,4 @@
-"""The report on results made up by hand: what it holds, that it opens offline, and what it refuses."""
+"""The report on invented results: what it contains, that it opens offline, and what it refuses."""
 
 import json
 import re
