@@ -1,4 +1,4 @@
-"""The DAGs as Airflow's own DagBag reads them, in an Airflow home of the tests'."""
+"""The DAGs as Airflow's own DagBag reads them, with a temporary AIRFLOW_HOME."""
 
 import os
 import sys

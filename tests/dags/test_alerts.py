@@ -12,18 +12,18 @@ from atspeed_dags.alerts import FailureAlert, deadline_missed, send
 
 
 class Receiver(HTTPServer):
-    """Keeps what it is sent."""
+    """Collects the alerts that it receives."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.got: list[dict[str, Any]] = []
+        self.alerts: list[dict[str, Any]] = []
 
 
 class Handler(BaseHTTPRequestHandler):
     server: Receiver
 
     def do_POST(self) -> None:
-        self.server.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.server.alerts.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self.send_response(204)
         self.end_headers()
 
@@ -47,17 +47,17 @@ class Instance:
 def test_a_failure_names_task_run_and_reason(receiver: Receiver) -> None:
     context: Any = {"ti": Instance(), "exception": ValueError("row 3 is wrong")}
     FailureAlert().notify(context)
-    (alert,) = receiver.got
+    (alert,) = receiver.alerts
     assert alert["text"] == "d.t failed: row 3 is wrong"
     assert (alert["event"], alert["run_id"], alert["try_number"]) == ("task_failed", "r", 4)
 
 
-def test_a_missed_deadline_is_told(receiver: Receiver) -> None:
+def test_a_missed_deadline_is_reported(receiver: Receiver) -> None:
     asyncio.run(deadline_missed(hours=2.0, context={"dag_run": {"dag_id": "d", "dag_run_id": "r"}}))
-    assert receiver.got[0]["text"] == "d run r is not done after 2 hours"
+    assert receiver.alerts[0]["text"] == "d run r is not done after 2 hours"
 
 
-def test_a_receiver_that_is_down_hides_nothing_and_tells_no_address(
+def test_a_receiver_that_is_down_hides_nothing_and_reveals_no_address(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("ATSPEED_ALERT_URL", "http://127.0.0.1:9/token-in-the-address")

@@ -23,12 +23,12 @@ def filled(values: list[Any]) -> list[Path]:
 
 def dvc_edges() -> set[tuple[str, str]]:
     """(stage, stage that reads what it writes) of dvc.yaml."""
-    made = {out: name for name, stage in STAGES.items() for out in filled(stage["outs"])}
+    writers = {out: name for name, stage in STAGES.items() for out in filled(stage["outs"])}
     return {
-        (maker, name)
+        (writer, name)
         for name, stage in STAGES.items()
         for dep in filled(stage["deps"])
-        for out, maker in made.items()
+        for out, writer in writers.items()
         if out == dep or out in dep.parents or dep in out.parents
     }
 

@@ -1,4 +1,4 @@
-"""What every DAG and every task must have, whoever adds one."""
+"""The policies that every DAG and every task follows."""
 
 import ast
 import subprocess
@@ -64,8 +64,8 @@ def test_reading_the_files_imports_nothing_heavy() -> None:
         "heavy = {'torch', 'transformers', 'mlflow', 'dvc', 'pandas', 'numpy', 'atspeed_core', 'tasks'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines()[-1] == "[]"
 
 
 def test_files_are_quick_to_parse_and_short(bag: Any) -> None:
@@ -109,8 +109,10 @@ def test_every_task_follows_the_policies(bag: Any, dag_id: str) -> None:
         assert task.on_failure_callback, task.task_id
         assert task.queue in ("cpu", "gpu"), task.task_id
         assert (task.pool == "gpu") == (task.queue == "gpu"), task.task_id
-        asked = option(task, "resources")
-        cpus, ram, gpus = (asked[name] if isinstance(asked, dict) else getattr(asked, name).qty for name in NEEDS)
+        requested = option(task, "resources")
+        cpus, ram, gpus = (
+            requested[name] if isinstance(requested, dict) else getattr(requested, name).qty for name in NEEDS
+        )
         assert cpus >= 1, task.task_id
         assert ram >= 1024, task.task_id
         assert (gpus > 0) == (task.queue == "gpu"), task.task_id
