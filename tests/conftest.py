@@ -23,6 +23,7 @@ LONG_FILES = (
     "nightly/test_workspace.py",
     "sweep/test_sweep.py",
     "nightly/test_ingest.py",
+    "test_extending.py",
     "recommendations/test_recommendations.py",
     "serving/test_serving.py",
     "tasks/test_tracking.py",
