@@ -1,4 +1,4 @@
-"""Recommender: top-K lists by speculative decoding; the face that evaluation, batch jobs and serving share."""
+"""Recommender: top-K lists by speculative decoding; the interface of evaluation, batch jobs and serving."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Recommender:
-    """A target, its draft, the catalogue and a plan how to decode. Build one with `Recommender.load`."""
+    """A target, its draft, the catalogue and a plan of decoding. Build one with `Recommender.load`."""
 
     catalog: Catalog
     encoder: PromptEncoder
@@ -317,7 +317,7 @@ class Recommender:
         return begin_step_by_step(tree, request.k, rule)
 
     def _has_a_graph(self, rule: BeamRule) -> bool:
-        """Whether nothing but tensors decides what `begin` does: no noise of a seed, no model that is looked at."""
+        """Whether `begin` consists of operations on tensors alone: no noise from a seed, no model that is observed."""
         return (
             isinstance(rule, BestScore)
             and type(self.target) is CodeModel
@@ -365,8 +365,8 @@ class Recommender:
 
     def search_knowing(self, beams: Tensor, histories: Sequence[Sequence[str]], k: int) -> Recommendation:
         """A strict search that proposes `beams` (see `true_beams`)."""
-        found = self._search(self.prepare(histories, k), BestScore(), Choice(speculation="none"), beams)
-        return self._recommendation(histories, found, k)
+        result = self._search(self.prepare(histories, k), BestScore(), Choice(speculation="none"), beams)
+        return self._recommendation(histories, result, k)
 
     def search_as_published(self, histories: Sequence[Sequence[str]], k: int) -> Recommendation:
         """Strict verification by the published scheme: `draft_beams` nodes per level, drafted anew after every miss."""
@@ -397,14 +397,14 @@ class Recommender:
         *,
         prompt_once: bool = False,
     ) -> Recommendation:
-        """The reference lists: `transformers` generate with num_beams=k, kept to the trie by a `constraint`.
+        """The reference lists: `transformers` generate with num_beams=k, restricted to the trie by a `constraint`.
 
         Args:
             histories: item ids, oldest first; unknown ones are skipped.
             k: list length and beam width.
             constraint: "callback": a Python function called once per beam; "tensor": a logits processor that looks the
                 trie up on the device for all beams at once. The lists are the same.
-            prompt_once: compute the prompts once and not, as generate does, once a beam: faster, the same lists.
+            prompt_once: compute each prompt once, not once per beam as generate does: faster, the same lists.
         """
         self._check(k)
         ids, mask = (t.to(self.device) for t in self.encode(histories))
@@ -419,7 +419,7 @@ class Recommender:
             tokens = self.encoder.item_tokens.numpy()
             excluded = [reference.exhausted(self._prefix_counts, tokens[items]) for items in seen]
             keep = reference.keep_by_callback(self._successors, excluded, ids.shape[1])
-        made = reference.generate(
+        generated = reference.generate(
             self.target.model,
             ids,
             mask,
@@ -429,10 +429,10 @@ class Recommender:
             pad_id=self.encoder.pad_id,
             prompt_once=prompt_once,
         )
-        leaves = reference.follow(self.trie, self.encoder.code_ids.to(self.device), made.tokens).cpu()
+        leaves = reference.follow(self.trie, self.encoder.code_ids.to(self.device), generated.tokens).cpu()
         counts = torch.zeros(len(histories), dtype=torch.long)
         result = SearchResult(
-            leaves, made.scores, counts, counts + levels, counts, leaves[:, None, :0], made.scores[:, 0]
+            leaves, generated.scores, counts, counts + levels, counts, leaves[:, None, :0], generated.scores[:, 0]
         )
         return self._recommendation(histories, result, k)
 
@@ -467,7 +467,7 @@ class Recommender:
         length = int(alone.mask.sum())
         ids, mask, code_ids = alone.ids[:, -length:], alone.mask[:, -length:], self.encoder.code_ids.to(self.device)
         keep = reference.keep_by_tensors(alone.trie, code_ids, 1, length)
-        made = reference.generate(
+        generated = reference.generate(
             self.target.model,
             ids,
             mask,
@@ -476,10 +476,10 @@ class Recommender:
             num_levels=self.trie.num_levels,
             pad_id=self.encoder.pad_id,
         )
-        return reference.follow(alone.trie, code_ids, made.tokens)[0], made.scores[0]
+        return reference.follow(alone.trie, code_ids, generated.tokens)[0], generated.scores[0]
 
     def prefixes(self, request: Request) -> PrefixModel:
-        """What the draft, which must be there, says about prefixes for these requests."""
+        """The draft, which must be there, as a model of prefixes after these requests."""
         assert self.drafter is not None
         return self.drafter.prefixes(self.draft, request)
 
@@ -542,8 +542,8 @@ class Recommender:
         """Items of the leaves; of items that share an identifier some may be seen."""
         places = self.catalog.position
         pairs = zip(leaves, scores, strict=True)
-        found = [(item, score) for leaf, score in pairs for item in self.catalog.items_of_leaves([leaf])]
-        return [(item, score) for item, score in found if places[item] not in seen][:k]
+        items = [(item, score) for leaf, score in pairs for item in self.catalog.items_of_leaves([leaf])]
+        return [(item, score) for item, score in items if places[item] not in seen][:k]
 
     @cached_property
     def _successors(self) -> reference.Successors:

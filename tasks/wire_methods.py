@@ -2,8 +2,8 @@
 
     python -m tasks.wire_methods sft wordkd seqkd dare atspeed_s
 
-DVC takes a matrix from params, but no list of dependencies, and report depends on the results of every method; so the
-methods stand in dvc.yaml itself, and this sets them. The nights use it as well.
+DVC can read a matrix from params, but not a list of dependencies, and report depends on the results of every method.
+Therefore the methods are named in dvc.yaml itself, and this command sets them. The nights use it as well.
 """
 
 import io
@@ -88,7 +88,7 @@ def _set_wiring(wiring: dict[str, Any], methods: list[str]) -> bool:
 
 
 def _set(values: Any, methods: list[str], method_in: Callable[[str], str | None]) -> None:
-    """Leave in `values` every entry without a method; one with a method stands once for each of `methods` instead."""
+    """Replace every entry of `values` that names a method by one for each of `methods`; the others stay."""
     entries, places, others = list(values), dict[str, int](), 0
     for entry in entries:
         if (method := method_in(entry)) is None:

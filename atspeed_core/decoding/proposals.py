@@ -35,7 +35,7 @@ class Quotas:
 
 
 class PrefixModel(Protocol):
-    """What a draft says about prefixes: the log-probabilities of their next codes."""
+    """A draft after some histories: the log-probabilities of the next codes after prefixes."""
 
     @property
     def trie(self) -> DeviceTrie:
@@ -79,17 +79,17 @@ def rank(model: PrefixModel, quotas: Quotas, rule: BeamRule, k: int, batch: int)
         if not quotas.most[depth]:
             break
         children, step = model.next_log_probs(nodes, depth)
-        made = rule.extend(keys, scores, children, step)
-        keys, chosen = made.keys.flatten(1).topk(min(quotas.most[depth], children[0].numel()), dim=1)
+        extended = rule.extend(keys, scores, children, step)
+        keys, chosen = extended.keys.flatten(1).topk(min(quotas.most[depth], children[0].numel()), dim=1)
         below = _kth_best(keys, k) - keys
-        kept = (below <= quotas.within[depth]) & (keys > -torch.inf)  # the best come first: what is kept, at the left
-        nodes = narrowed(children.flatten(1).gather(1, chosen).masked_fill(~kept, NO_NODE))
+        within = (below <= quotas.within[depth]) & (keys > -torch.inf)  # sorted, so that they stand on the left
+        nodes = narrowed(children.flatten(1).gather(1, chosen).masked_fill(~within, NO_NODE))
         width = nodes.shape[1]
         if not width:
             break
-        below = below.masked_fill(~kept, torch.inf)[:, :width]
-        keys = keys.masked_fill(~kept, -torch.inf)[:, :width]
-        scores = made.scores.flatten(1).gather(1, chosen)[:, :width]
+        below = below.masked_fill(~within, torch.inf)[:, :width]
+        keys = keys.masked_fill(~within, -torch.inf)[:, :width]
+        scores = extended.scores.flatten(1).gather(1, chosen)[:, :width]
         levels.append(Level(nodes, below, (chosen // children.shape[-1])[:, :width]))
     return levels
 

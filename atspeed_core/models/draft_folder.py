@@ -1,4 +1,4 @@
-"""What kind of draft a folder holds, which its config.json says."""
+"""The kind of draft in a folder, by its config.json."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ CONFIG = "config.json"
 
 
 def drafter_of(folder: str | Path) -> str | None:
-    """The drafter that config.json names ("one_shot", "dare"); None for a language model, which names none."""
+    """The drafter that config.json names, such as "one_shot"; None for a language model, whose file names none."""
     try:
         config = read_json(Path(folder) / CONFIG)
     except (OSError, ValueError):

@@ -1,12 +1,12 @@
 """The one-shot drafter: one small forward over a history, from which every prefix of the trie has a probability.
 
-An autoregressive draft runs once a level; this one reads the history once, and its state scores *units*, which are the
-prefixes down to some depth and the codes of the deeper levels. A softmax over the prefixes of one depth, where nearly
-all branching of an item trie is over, gives theirs and, summed, those of all depths above; below it siblings share
-their parent's probability by the scores of their own units, and only those that are asked for are computed. A depth
-has units of its own if decoding drafts it and it has no more than `MAX_PREFIXES` prefixes, so weights and work are
-bounded for any catalogue. Weights: two tables of [units, hidden size] float32, 18 MB for Amazon Beauty (12,023
-identifiers, 18,000 units) at hidden size 128; beside them 4 bytes a level of every item.
+An autoregressive draft runs once per level; this one reads the history once, and its state scores *units*, which are
+the prefixes down to some depth and the codes of the deeper levels. A softmax over the prefixes of one depth, below
+which an item trie hardly branches, gives their probabilities and, as sums, those of all depths above. Below that depth,
+siblings share their parent's probability by the scores of their own units; only the requested ones are computed. A
+depth has units of its own if decoding drafts it and it has no more than `MAX_PREFIXES` prefixes, so weights and work
+are bounded for any catalogue. Weights: two tables of [units, hidden size] float32, 18 MB for Amazon Beauty (12,023
+identifiers, 18,000 units) at hidden size 128, and 4 bytes per level of every item.
 """
 
 import hashlib
@@ -37,12 +37,12 @@ WEIGHTS = "model.safetensors"
 
 
 class Scores(NamedTuple):
-    """What a draft knows after some histories.
+    """The output of a draft for some histories.
 
     Attributes:
-        log_probs: [B, n] float32 log-probabilities of the prefixes down to the depth of the softmax; that of node i + 1
-            stands at i.
-        state: [B, hidden size] what scores the units below it.
+        log_probs: [B, n] float32 log-probabilities of the prefixes down to the depth of the softmax; column i belongs
+            to node i + 1.
+        state: [B, hidden size] scores the units below that depth.
     """
 
     log_probs: Tensor
@@ -71,7 +71,7 @@ class OneShotDraft(nn.Module):
         self.shape, self.max_history = shape, max_history
         self._depth_start: list[int] = catalog.trie.depth_start.tolist()
         self._own_depths = own_depths(catalog)
-        # The depth of the softmax: that of the last drafted level would be dearer and no better.
+        # The depth of the softmax: that of the last drafted level would cost more and be no better.
         self._softmax_depth = min(self._own_depths, max(1, catalog.num_levels - 2))
         self._register_trie(catalog)
         self.num_units = 1 + int(self.node_units.max())
@@ -96,7 +96,7 @@ class OneShotDraft(nn.Module):
             self.register_buffer(name, torch.from_numpy(array.astype(np.int32)), persistent=False)
 
     def forward(self, items: Tensor) -> Scores:
-        """What is known after the histories `items`.
+        """The scores after the histories `items`.
 
         Args:
             items: [B, H] int64 places in the catalog, oldest first, padded with -1 on the left (`padded_items`).
@@ -120,7 +120,7 @@ class OneShotDraft(nn.Module):
         Args:
             scores: from `forward`.
             children: [B, n, M] int64 children of nodes of depth `depth`, -1 where there is none; below the depth of the
-                softmax what is not there is left out of the siblings' sum.
+                softmax, absent children are left out of the siblings' sum.
             depth: 0 .. L - 1.
 
         Returns:
@@ -128,16 +128,16 @@ class OneShotDraft(nn.Module):
         """
         units = self.node_units[children.clamp(min=1)].long()
         if depth >= self._softmax_depth:
-            found = self._logits(scores.state, units, depth + 1).masked_fill(children < 0, -torch.inf)
-            return torch.where(children >= 0, found - found.logsumexp(-1, keepdim=True), -torch.inf)
-        found = scores.log_probs.gather(1, units.flatten(1)).view(children.shape).masked_fill(children < 0, -torch.inf)
+            logits = self._logits(scores.state, units, depth + 1).masked_fill(children < 0, -torch.inf)
+            return torch.where(children >= 0, logits - logits.logsumexp(-1, keepdim=True), -torch.inf)
+        total = scores.log_probs.gather(1, units.flatten(1)).view(children.shape).masked_fill(children < 0, -torch.inf)
         if depth == 0:
-            return found
+            return total
         parents = self._units(depth).start + self.parents[children.amax(-1).clamp(min=1)].long()
-        return found - scores.log_probs.gather(1, parents).unsqueeze(-1)
+        return total - scores.log_probs.gather(1, parents).unsqueeze(-1)
 
     def prefix_log_probs(self, items: Tensor) -> list[Tensor]:
-        """Log-probabilities of all prefixes of each depth 1 .. L after the histories `items`: to look at, not to rank.
+        """Log-probabilities of all prefixes of each depth 1 .. L after the histories `items`, for inspection only.
 
         Returns:
             L tensors; number t is [B, nodes of depth t + 1] float32. The probabilities of a depth sum to 1, and a
@@ -157,7 +157,7 @@ class OneShotDraft(nn.Module):
         """[B, n, M] float32 scores of `units` [B, n, M], which are of nodes of one depth."""
         every = self._units(depth)
         if units[0].numel() >= every.stop - every.start:
-            places = (units - every.start).clamp(min=0).flatten(1)  # what is no child has any unit
+            places = (units - every.start).clamp(min=0).flatten(1)  # where there is no child, any unit will do
             return self._all_logits(state, every).gather(1, places).view(units.shape)
         wanted = functional.embedding(units.flatten(1), self.head.weight)
         return ((wanted @ state.unsqueeze(-1)).squeeze(-1) + self.head.bias[units.flatten(1)]).float().view(units.shape)
@@ -167,7 +167,7 @@ class OneShotDraft(nn.Module):
         return functional.linear(state, self.head.weight[units], self.head.bias[units]).float()
 
     def _state(self, items: Tensor) -> Tensor:
-        """[B, hidden size] what the last item's place knows of the history."""
+        """[B, hidden size] the state at the place of the last item, which encodes the history."""
         known = items >= 0
         units = self.item_units[items.clamp(min=0)]  # [B, H, L]
         embedded = self.embeddings(units).sum(-2) * known.unsqueeze(-1)
@@ -280,7 +280,7 @@ def build_from(
     """A draft for `catalog` with the weights of the one in `folder`, which is for the catalogue `earlier`.
 
     Rows of units follow their names. A prefix that is new starts at the mean of its siblings, a new code at that of its
-    level, what has neither at the mean of all.
+    level, and any other unit at the mean of all.
 
     Raises:
         UserError: the folder's draft has another shape, or is not for `earlier`.

@@ -1,7 +1,7 @@
-"""The draft of method dare: nothing is trained, candidates are drawn uniformly from the item trie.
+"""The draft of method dare: nothing is trained, candidates are sampled uniformly from the item trie.
 
-DARE (arXiv 2408.05676) as AtSpeed compares with it: retrieved candidates, uniform over the valid identifiers given the
-prefix. Its folder holds a config.json with a seed.
+DARE (arXiv 2408.05676) as AtSpeed compares with it: retrieved candidates, uniform over the valid codes after
+a prefix. Its folder holds a config.json with the seed.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ KIND = "dare"
 
 @dataclass(frozen=True)
 class RetrievalDraft:
-    """Draws the codes after a prefix uniformly.
+    """Samples the codes after a prefix uniformly.
 
     Attributes:
-        seed: of the draws.
+        seed: of the sampling.
     """
 
     seed: int

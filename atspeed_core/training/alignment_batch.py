@@ -35,7 +35,7 @@ class Aligned:
         log_p_kth: [B, T] the target's, of the code of its K-th best sequence at that level.
         weights: [B, T] shares of the sequences that pass a prefix.
         log_q_taken: [B, K, L] the draft's, of each code of the sequences, with gradient.
-        exists: [B, K] bool which sequences there are.
+        exists: [B, K] bool, False where a context has fewer sequences.
     """
 
     log_q: Tensor
@@ -165,9 +165,10 @@ def _own_beams(draft: CodeModel, trie: DeviceTrie, prompts: Tensor, mask: Tensor
 def _target_log_probs(
     data: AlignmentData, support: Support, cached: CachedBatch, prompts: Tensor, mask: Tensor, nodes: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Prefixes [B, N], `nodes` and those of the K-th best sequence among them, and the target's say [B, N, M] there.
+    """Prefixes [B, N] and the target's log-probabilities [B, N, M] after them.
 
-    The cache knows the valid codes along the target's own sequences; for anything else the target runs.
+    The prefixes are `nodes` and those of the K-th best sequence. The cache has the valid codes along the target's own
+    sequences; for all others the target runs.
     """
     if isinstance(support, WholeVocabulary):
         known = torch.cat([nodes, data.trie.parents(kth_path(cached.leaves, data.trie))], dim=1)
@@ -175,5 +176,5 @@ def _target_log_probs(
     log_p = support.normalised(cached.log_p, cached.nodes)
     if nodes is cached.nodes:
         return nodes, log_p
-    more = support.log_probs(data.target, prompts, mask, nodes)
-    return torch.cat([nodes, cached.nodes], dim=1), torch.cat([more, log_p], dim=1)
+    elsewhere = support.log_probs(data.target, prompts, mask, nodes)
+    return torch.cat([nodes, cached.nodes], dim=1), torch.cat([elsewhere, log_p], dim=1)

@@ -1,8 +1,9 @@
-"""Alignment on the event that spares calls: the target's prefixes of every level among the nodes that are drafted.
+"""Alignment on the event that saves target calls: all prefixes of the target's sequences are among the drafted nodes.
 
 With n_t nodes drafted at level t and S_t the distinct prefixes of length t of the target's K sequences, all of S_t are
-drafted exactly if the draft scores each of them above nu_t, the (n_t - |S_t| + 1)-th best score of all other prefixes:
-that many others fit in beside them. How nearly a prefix misses that weighs what the draft learns along its path.
+drafted exactly if the draft scores each of them above nu_t, the (n_t - |S_t| + 1)-th best score of all other prefixes,
+since n_t - |S_t| others are drafted as well. The closer a prefix is to being left out, the more the draft learns along
+its path.
 """
 
 import torch
@@ -20,10 +21,10 @@ from atspeed_core.training.topk_cache import CachedBatch
 def containment(
     draft: CodeModel, trie: DeviceTrie, prompts: Tensor, mask: Tensor, cached: CachedBatch, settings: PrefixContainment
 ) -> tuple[Tensor, Tensor]:
-    """The loss, with gradient, and the share of contexts whose prefixes all are drafted.
+    """The loss, with gradient, and the share of contexts whose prefixes are all drafted.
 
-    Scores are sums of the draft's log-probabilities over the full vocabulary, which drafting ranks by; divergences are
-    over the valid codes.
+    Scores are sums of the draft's log-probabilities over the full vocabulary, by which drafting ranks; divergences
+    are over the valid codes.
 
     Args:
         draft: scores prefixes.
@@ -33,7 +34,7 @@ def containment(
         cached: the target's sequences and the distributions along them.
         settings: n_t and margin.
     """
-    wanted = cached.nodes.masked_fill(cached.nodes == 0, NO_NODE)  # the root is no question
+    wanted = cached.nodes.masked_fill(cached.nodes == 0, NO_NODE)  # the root is always there
     others = first_left_out(draft, trie, prompts, mask, wanted, settings)
     tree = ScoredTree(draft, trie, prompts, mask)
     above = cached.nodes.masked_fill(trie.depth_of(cached.nodes) == trie.num_levels - 1, NO_NODE)
@@ -51,7 +52,7 @@ def containment(
 
 @torch.no_grad()
 def _standing(tree: ScoredTree, wanted: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """[B, T] scores of `wanted` [B, T] (inf for NO_NODE) and what each has to beat, of `others` [B, L - 1]."""
+    """[B, T] scores of `wanted` [B, T] (inf for NO_NODE) and those that they must exceed, of `others` [B, L - 1]."""
     inside = tree.path_scores(wanted).masked_fill(wanted < 0, torch.inf)
     bounds = tree.path_scores(others).masked_fill(others < 0, -torch.inf)
     return inside, bounds.gather(1, (tree.trie.depth_of(wanted) - 1).clamp(min=0))
@@ -60,8 +61,8 @@ def _standing(tree: ScoredTree, wanted: Tensor, others: Tensor) -> tuple[Tensor,
 def _before(trie: DeviceTrie, wanted: Tensor, nodes: Tensor) -> Tensor:
     """[B, P, T] bool: which of `nodes` [B, T], the root among them, lie above each of `wanted` [B, P]."""
     above = trie.ancestors(trie.parents(wanted))  # [B, P, L]
-    found = (above.unsqueeze(-1) == nodes[:, None, None, :]).any(2) | (nodes == 0).unsqueeze(1)
-    return found & (wanted >= 0).unsqueeze(-1) & (nodes >= 0).unsqueeze(1)
+    is_above = (above.unsqueeze(-1) == nodes[:, None, None, :]).any(2) | (nodes == 0).unsqueeze(1)
+    return is_above & (wanted >= 0).unsqueeze(-1) & (nodes >= 0).unsqueeze(1)
 
 
 @torch.inference_mode()
@@ -79,8 +80,8 @@ def first_left_out(
     levels = _ranked(ScoredTree(draft, trie, prompts, mask), sizes)
     draft.model.train(was_training)
     depths = torch.where(wanted >= 0, trie.depth_of(wanted), 0)
-    found = [_other(nodes, wanted, sizes[t], (depths == t + 1).sum(1)) for t, nodes in enumerate(levels)]
-    return torch.stack(found or [wanted.new_full((len(wanted),), NO_NODE)], dim=1)  # one level: nothing is drafted
+    others = [_other(nodes, wanted, sizes[t], (depths == t + 1).sum(1)) for t, nodes in enumerate(levels)]
+    return torch.stack(others or [wanted.new_full((len(wanted),), NO_NODE)], dim=1)  # one level: nothing is drafted
 
 
 def _ranked(tree: ScoredTree, sizes: list[int]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Learning curves: named values by step, kept in memory and written as CSV."""
+"""Learning curves: named values by step, collected in memory and written as CSV."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ class Curves:
     """Values of a training run.
 
     Attributes:
-        rows: (step, name, value) in the order they came.
+        rows: (step, name, value) in the order of recording.
     """
 
     rows: list[tuple[int, str, float]] = field(default_factory=list)

@@ -15,17 +15,17 @@ def distillation(draft: OneShotDraft, scores: Scores, cached: CachedBatch, trie:
     The weight is the share of the target's K sequences that pass a prefix, p is normalised over the valid codes.
 
     Args:
-        draft: says q.
-        scores: from `draft`.
-        cached: what the target says.
-        trie: that of both.
+        draft: has the distribution q.
+        scores: of `draft`, for the same contexts.
+        cached: contexts with the target's distribution p.
+        trie: of all items.
     """
     depths = torch.where(cached.nodes >= 0, trie.depth_of(cached.nodes), -1)
     total = torch.zeros((), device=scores.state.device)
     for depth in range(trie.num_levels):
-        here = depths == depth
-        order = here.int().argsort(dim=1, descending=True, stable=True)[:, : int(here.sum(1).max())]
-        nodes = torch.where(here, cached.nodes, NO_NODE).gather(1, order)
+        at_depth = depths == depth
+        order = at_depth.int().argsort(dim=1, descending=True, stable=True)[:, : int(at_depth.sum(1).max())]
+        nodes = torch.where(at_depth, cached.nodes, NO_NODE).gather(1, order)
         children = trie.children(nodes, depth)
         valid = children >= 0
         log_p = cached.log_p.gather(1, order.unsqueeze(-1).expand(-1, -1, cached.log_p.shape[-1]))

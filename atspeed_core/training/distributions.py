@@ -1,4 +1,4 @@
-"""The codes that draft and target are compared over, and what each of them says about these after a prefix."""
+"""The codes over which draft and target are compared, and the distributions of both over them after a prefix."""
 
 from dataclasses import dataclass, replace
 
@@ -35,7 +35,7 @@ class ValidCodes:
         return normalised(log_probs, self.trie.children(nodes) >= 0)
 
     def columns(self, nodes: Tensor) -> Tensor:
-        """[...] where the code on the edge into each of `nodes` [...] stands; for root and NO_NODE anywhere."""
+        """[...] column of the code on the edge into each of `nodes` [...]; for the root and NO_NODE any column."""
         first = self.trie.first_child[self.trie.parents(nodes).clamp(min=0)].long()
         return (nodes - first).clamp(0, self.trie.max_children - 1)
 
@@ -61,8 +61,8 @@ class WholeVocabulary:
         tree = ScoredTree(everything, replace(self.trie, edge_code=tokens), prompts, mask)
         tree.score(nodes)
         rows = torch.arange(len(nodes), device=nodes.device)[:, None]
-        found = tree.log_probs[rows, tree.find(nodes)[0]]
-        return normalised(found, (nodes >= 0).unsqueeze(-1).expand_as(found))
+        log_probs = tree.log_probs[rows, tree.find(nodes)[0]]
+        return normalised(log_probs, (nodes >= 0).unsqueeze(-1).expand_as(log_probs))
 
     def columns(self, nodes: Tensor) -> Tensor:
         """See `ValidCodes.columns`."""
@@ -73,7 +73,7 @@ Support = ValidCodes | WholeVocabulary
 
 
 def rows_of(log_probs: Tensor, known: Tensor, nodes: Tensor) -> Tensor:
-    """[B, n, M] those of `log_probs` [B, N, M], which belong to `known` [B, N], of `nodes` [B, n]; -inf for NO_NODE."""
+    """[B, n, M] rows of `log_probs` [B, N, M], those of `known` [B, N], for `nodes` [B, n]; -inf for NO_NODE."""
     rows = torch.arange(len(nodes), device=nodes.device)[:, None]
     return log_probs[rows, _slots(known, nodes)].masked_fill((nodes < 0).unsqueeze(-1), -torch.inf)
 

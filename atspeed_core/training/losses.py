@@ -1,16 +1,16 @@
 """Alignment losses as pure functions of log-probabilities (AtSpeed, sections 3.2 and 3.3, and its baselines).
 
-Shapes: B contexts of one batch, T prefixes a context, M codes after a prefix: its valid ones ("constrained alignment")
-or the whole vocabulary. `log_q` and `log_p` [B, T, M] are float32 log-probabilities of draft and target, normalised
-over these codes, -inf where there is no such code. `weights` [B, T] are the shares of the sequences Y that pass a
-prefix, 0 for padding; for K sequences of length L they sum to 1 over a context, so that a weighted sum is the mean over
-y in Y and over t.
+Shapes: B contexts of one batch, T prefixes per context, M codes after a prefix: its valid ones ("constrained
+alignment") or the whole vocabulary. `log_q` and `log_p` [B, T, M] are float32 log-probabilities of draft and target,
+normalised over these codes, -inf where there is no such code. `weights` [B, T] are the shares of the sequences Y that
+pass a prefix, 0 for padding; over a context they sum to 1, so that a weighted sum is the mean over the sequences y in Y
+and over their levels t.
 """
 
 import torch
 from torch import Tensor
 
-CONTAINED_FLOOR = 0.1  # of the weight of a prefix that is drafted for certain
+CONTAINED_FLOOR = 0.1  # weight of a prefix that is certain to be drafted
 
 
 def normalised(log_probs: Tensor, valid: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def seqkd(log_q_taken: Tensor, exists: Tensor) -> Tensor:
 
     Args:
         log_q_taken: [B, K, L] the draft's log-probability of each code of the target's sequences.
-        exists: [B, K] bool; a context has one at least.
+        exists: [B, K] bool; a context has at least one.
     """
     by_sequence = -log_q_taken.mean(-1).masked_fill(~exists, 0.0)
     return (by_sequence.sum(1) / exists.sum(1)).mean()
@@ -75,7 +75,7 @@ def prefix_containment(along: Tensor, missing: Tensor, exists: Tensor) -> Tensor
 
     Args:
         along: [B, P] float32 that mean of forward KL divergences, for each of a context's prefixes.
-        missing: [B, P] float32 m(y), 0 .. 1, how nearly y is not drafted.
+        missing: [B, P] float32 m(y), 0 .. 1, how close y is to not being drafted.
         exists: [B, P] bool.
     """
     loss = ((CONTAINED_FLOOR + missing) * along).masked_fill(~exists, 0.0)

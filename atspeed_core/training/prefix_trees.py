@@ -1,4 +1,4 @@
-"""The prefixes of a set of sequences: which nodes to score, how often each is passed, where the K-th best goes."""
+"""The prefixes of a set of sequences: the nodes to score, how many sequences pass each, and the K-th best path."""
 
 from dataclasses import dataclass
 

@@ -8,15 +8,15 @@ from atspeed_core.training.windows import IGNORED, TokenBatch
 
 
 def recommendation_loss(model: nn.Module, batch: TokenBatch) -> Tensor:
-    """Mean cross-entropy over the labelled tokens of left-padded windows; prompt and padding count nothing."""
+    """Mean cross-entropy over the labelled tokens of left-padded windows; the prompt and padding do not count."""
     device = next(model.parameters()).device
     mask = batch.mask.to(device)
     logits = model(
         input_ids=batch.ids.to(device), attention_mask=mask, position_ids=position_ids(mask), use_cache=False
     ).logits
     labels = _labels(batch).to(device)
-    kept = labels != IGNORED
-    return torch.nn.functional.cross_entropy(logits[:, :-1][kept].float(), labels[kept])
+    labelled = labels != IGNORED
+    return torch.nn.functional.cross_entropy(logits[:, :-1][labelled].float(), labels[labelled])
 
 
 def labelled_tokens(batch: TokenBatch) -> int:

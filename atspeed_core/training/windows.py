@@ -32,8 +32,8 @@ class TokenBatch:
 def cut_windows(sequence: NDArray[np.int64], num_items: int, offset: int) -> Iterator[NDArray[np.int64]]:
     """Cut a sequence into windows of `num_items` that share an item, so that each item but the first is a target.
 
-    The first window ends `offset` items (0 .. num_items - 2) early: a new offset an epoch gives every item histories of
-    varying length.
+    The first window ends `offset` items (0 .. num_items - 2) early: with a new offset in each epoch, every item has
+    histories of varying length.
     """
     step = num_items - 1
     start = -offset
@@ -47,7 +47,7 @@ def cut_windows(sequence: NDArray[np.int64], num_items: int, offset: int) -> Ite
 def epoch_windows(
     sequences: Sequence[NDArray[np.int64]], *, window_items: int, batch_size: int, seed: Sequence[int]
 ) -> list[NDArray[np.int64]]:
-    """The windows of one epoch in random order, in which those of a batch are of similar length: little is padding.
+    """The windows of one epoch in random order; those of one batch have similar lengths, so that little is padding.
 
     Windows are sorted by length within pools of `POOL_BATCHES` batches, then the batches are shuffled.
     """
@@ -60,7 +60,7 @@ def epoch_windows(
         order[start : start + POOL_BATCHES * batch_size] for start in range(0, len(order), POOL_BATCHES * batch_size)
     ]
     order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools]) if pools else order
-    whole = len(order) - len(order) % batch_size  # what is left makes a smaller batch, at the end
+    whole = len(order) - len(order) % batch_size  # the remainder is a smaller batch, at the end
     batches = rng.permutation(order[:whole].reshape(-1, batch_size))
     return [windows[i] for i in np.concatenate([batches.flatten(), order[whole:]])]
 
