@@ -31,7 +31,7 @@ from atspeed_core.errors import UserError
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.identifiers.trie import IntArray
 from atspeed_core.models.building import load_prompt_encoder
-from atspeed_core.models.one_shot import padded_items
+from atspeed_core.models.one_shot_draft import padded_items
 from atspeed_core.models.prompts import PromptEncoder
 from atspeed_core.settings import DecodingConfig
 from atspeed_core.verifications import VERIFICATIONS

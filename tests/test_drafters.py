@@ -9,7 +9,7 @@ from atspeed_core.drafters import DRAFTERS, drafter_for, drafter_in
 from atspeed_core.errors import UserError
 from atspeed_core.files import write_json
 from atspeed_core.methods import METHODS
-from atspeed_core.models.retrieval import RetrievalDraft, save_retrieval
+from atspeed_core.models.retrieval_draft import RetrievalDraft, save_retrieval
 
 ROOT = Path(__file__).resolve().parents[1]
 

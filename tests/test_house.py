@@ -17,11 +17,6 @@ FOLDERS = ("atspeed_core", "tasks", "dags", "local_services", "scripts")
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 MOST_LINES = 45
 LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
-# Pairs that go when decoding is rebuilt.
-TOLERATED = {
-    "one_shot": "the method is a variant, models/one_shot.py is the network of its draft",
-    "retrieval": "the drafter, and the file that lies in its draft's folder",
-}
 
 
 def is_named_after_another(path: Path) -> bool:
@@ -42,7 +37,7 @@ def test_no_module_name_means_two_things() -> None:
     for path in FILES:
         if path.stem not in ("__init__", "__main__"):
             by_name[path.stem].append(path)
-    shared = {name: paths for name, paths in by_name.items() if len(paths) > 1 and name not in TOLERATED}
+    shared = {name: paths for name, paths in by_name.items() if len(paths) > 1}
     faults = {
         name: [str(path.relative_to(ROOT)) for path in paths]
         for name, paths in shared.items()

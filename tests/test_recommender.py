@@ -10,8 +10,8 @@ from atspeed_core.decoding.beam_rules import BestScore
 from atspeed_core.decoding.plan import Choice, Plan, Planned
 from atspeed_core.errors import UserError
 from atspeed_core.models.building import save_model
-from atspeed_core.models.one_shot import OneShotDraft, load_one_shot, save_one_shot
-from atspeed_core.models.retrieval import RetrievalDraft, save_retrieval
+from atspeed_core.models.one_shot_draft import OneShotDraft, load_one_shot, save_one_shot
+from atspeed_core.models.retrieval_draft import RetrievalDraft, save_retrieval
 from atspeed_core.models.tokenizer import build_tokenizer
 from atspeed_core.settings import DecodingConfig
 from tests.complete_params import OneShot

@@ -9,7 +9,7 @@ from atspeed_core.decoding.retrieval import UniformTree
 from atspeed_core.drafters import Drafter, Origins, Prepared
 from atspeed_core.models.champion import Start
 from atspeed_core.models.prompts import PromptEncoder
-from atspeed_core.models.retrieval import RetrievalDraft, load_retrieval, save_retrieval
+from atspeed_core.models.retrieval_draft import RetrievalDraft, load_retrieval, save_retrieval
 from atspeed_core.settings import AlignDraft
 
 

@@ -1,4 +1,4 @@
-"""Drafter one_shot: a model that reads a history once and then scores every prefix (`models.one_shot`)."""
+"""Drafter one_shot: a model that reads a history once and then scores every prefix (`models.one_shot_draft`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from atspeed_core.decoding.device_trie import DeviceTrie
 from atspeed_core.drafters import Drafter, Learner, Origins, Prepared
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models.champion import SCRATCH, Start, choose_start
-from atspeed_core.models.one_shot import OneShotDraft, build_from, load_one_shot, save_one_shot, shape_difference
+from atspeed_core.models.one_shot_draft import OneShotDraft, build_from, load_one_shot, save_one_shot, shape_difference
 from atspeed_core.models.prompts import PromptEncoder
 from atspeed_core.settings import AlignDraft
 

@@ -26,7 +26,7 @@ from atspeed_core.evaluation.baselines import (
     best_scored,
     mean_ndcg,
 )
-from atspeed_core.models.one_shot import Block, padded_items
+from atspeed_core.models.one_shot_draft import Block, padded_items
 from atspeed_core.progress import track
 from atspeed_core.settings import SasRec
 from atspeed_core.training.windows import epoch_windows

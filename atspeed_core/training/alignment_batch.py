@@ -14,7 +14,7 @@ from atspeed_core.decoding.code_model import CodeModel
 from atspeed_core.decoding.device_trie import DeviceTrie
 from atspeed_core.decoding.scored_tree import ScoredTree
 from atspeed_core.decoding.search import beam_search
-from atspeed_core.models.one_shot import padded_items
+from atspeed_core.models.one_shot_draft import padded_items
 from atspeed_core.models.prompts import PromptEncoder
 from atspeed_core.settings import AlignDraft
 from atspeed_core.training.distributions import Support, ValidCodes, WholeVocabulary, rows_of, step_log_probs

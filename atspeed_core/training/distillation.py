@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from atspeed_core.decoding.device_trie import NO_NODE, DeviceTrie
-from atspeed_core.models.one_shot import OneShotDraft, Scores
+from atspeed_core.models.one_shot_draft import OneShotDraft, Scores
 from atspeed_core.training import losses
 from atspeed_core.training.topk_cache import CachedBatch
 

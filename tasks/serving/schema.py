@@ -73,7 +73,7 @@ def weights_example(folder: Path, history: list[str], max_history: int) -> dict[
     """The input of a target or draft in `folder` for `history`: the prompt, or the items where it reads items."""
     from atspeed_core.drafters import drafter_in
     from atspeed_core.models.building import load_prompt_encoder
-    from atspeed_core.models.one_shot import padded_items
+    from atspeed_core.models.one_shot_draft import padded_items
 
     catalog = Catalog.load(IDENTIFIERS / "identifiers.json")
     if drafter_in(folder).reads_items:

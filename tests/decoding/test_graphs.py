@@ -23,7 +23,7 @@ from atspeed_core.decoding.graphs import Captured, Graphs, Program
 from atspeed_core.decoding.llama import Cache, DecoderSession, LlamaDecoder
 from atspeed_core.decoding.plan import Choice
 from atspeed_core.decoding.scored_tree import ScoredTree
-from atspeed_core.models.one_shot import OneShotDraft
+from atspeed_core.models.one_shot_draft import OneShotDraft
 from tests.complete_params import OneShot
 from tests.tiny_models import build_recommender, make_catalog
 

@@ -20,8 +20,8 @@ from atspeed_core.files import read_json, write_json
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models.building import build_model, save_model
 from atspeed_core.models.champion import choose_start
-from atspeed_core.models.one_shot import OneShotDraft, save_one_shot, unit_names
-from atspeed_core.models.retrieval import RetrievalDraft, load_retrieval
+from atspeed_core.models.one_shot_draft import OneShotDraft, save_one_shot, unit_names
+from atspeed_core.models.retrieval_draft import RetrievalDraft, load_retrieval
 from atspeed_core.models.tokenizer import build_tokenizer
 from atspeed_core.settings import load_params
 from atspeed_core.training.curves import Curves, read_curves

@@ -8,7 +8,7 @@ import torch
 
 from atspeed_core.alignment import align, alignment_terms
 from atspeed_core.methods import METHODS
-from atspeed_core.models.one_shot import OneShotDraft
+from atspeed_core.models.one_shot_draft import OneShotDraft
 from atspeed_core.training import loop
 from atspeed_core.training.distillation import distillation
 from tests.complete_params import AlignDraft, OneShot

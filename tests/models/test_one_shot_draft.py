@@ -11,7 +11,7 @@ from atspeed_core.errors import UserError
 from atspeed_core.files import read_json, write_json
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models.draft_folder import drafter_of
-from atspeed_core.models.one_shot import (
+from atspeed_core.models.one_shot_draft import (
     OneShotDraft,
     build_from,
     load_one_shot,
