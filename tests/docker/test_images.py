@@ -1,4 +1,4 @@
-"""What can be said of the images and of compose.yaml without an engine; docker/try_build.sh builds them."""
+"""Checks of the images and of compose.yaml that need no engine; docker/try_build.sh builds the images."""
 
 import importlib.util
 import json
@@ -97,15 +97,17 @@ def test_make_secrets_makes_each_secret_once(tmp_path: Path) -> None:
     shutil.copy(DOCKER / "make_secrets.sh", tmp_path)
     run("./make_secrets.sh", folder=tmp_path)
     folder = tmp_path / "secrets"
-    made = {path.name: path.read_text() for path in folder.iterdir()}
-    assert {Path(secret["file"]) for secret in COMPOSE["secrets"].values()} <= {Path("secrets", name) for name in made}
+    secrets = {path.name: path.read_text() for path in folder.iterdir()}
+    assert {Path(secret["file"]) for secret in COMPOSE["secrets"].values()} <= {
+        Path("secrets", name) for name in secrets
+    }
     assert folder.stat().st_mode & 0o077 == 0
-    assert all(made[name].startswith(f"postgresql+{driver}://") for name, driver in DRIVERS.items())
-    assert json.loads(made["airflow_passwords"]) == {"admin": made["airflow_admin_password"]}
+    assert all(secrets[name].startswith(f"postgresql+{driver}://") for name, driver in DRIVERS.items())
+    assert json.loads(secrets["airflow_passwords"]) == {"admin": secrets["airflow_admin_password"]}
     (folder / "redis_password").unlink()
     run("./make_secrets.sh", folder=tmp_path)
     again = {path.name: path.read_text() for path in folder.iterdir()}
-    assert {name for name in made if made[name] != again[name]} == {"redis_password"}
+    assert {name for name in secrets if secrets[name] != again[name]} == {"redis_password"}
 
 
 DRIVERS = {
@@ -178,7 +180,7 @@ def test_what_an_image_installs_is_in_the_lock(name: str) -> None:
 
 
 def plain(name: str) -> str:
-    """The name of a package as pip compares it."""
+    """The normalised name of a package, by which pip compares."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -187,7 +189,7 @@ def test_the_airflow_image_has_no_torch() -> None:
 
 
 class Report(BaseHTTPRequestHandler):
-    """What Airflow's health report looks like when the triggerer is silent."""
+    """Airflow's health report when the triggerer does not answer."""
 
     def do_GET(self) -> None:
         self.send_response(200 if self.path == "/health" else 404)

@@ -1,4 +1,4 @@
-"""What the integration test asks of Airflow, through its REST API alone."""
+"""The requests of the integration tests to Airflow's REST API."""
 
 import time
 from datetime import datetime
@@ -49,8 +49,8 @@ class AirflowApi:
 
     def runs(self, dag_id: str) -> list[Json]:
         """All runs, oldest first."""
-        found = self.call("GET", f"dags/{dag_id}/dagRuns", params={"limit": 100, "order_by": "run_after"})["dag_runs"]
-        return sorted(found, key=lambda run: run["queued_at"] or "")
+        runs = self.call("GET", f"dags/{dag_id}/dagRuns", params={"limit": 100, "order_by": "run_after"})["dag_runs"]
+        return sorted(runs, key=lambda run: run["queued_at"] or "")
 
     def run(self, dag_id: str, run_id: str) -> Json:
         return self.call("GET", f"dags/{dag_id}/dagRuns/{run_id}")
@@ -81,34 +81,34 @@ class AirflowApi:
     ) -> Json:
         """Wait until a task (the first of a mapped one) is in one of `states`."""
 
-        def found() -> Json | None:
+        def in_state() -> Json | None:
             matching = [task for task in self.tasks(dag_id, run_id) if task["task_id"] == task_id]
             return next((task for task in matching if task["state"] in states), None)
 
-        return dict(self.wait(found, f"{dag_id} {run_id} {task_id} in {states}", seconds))
+        return dict(self.wait(in_state, f"{dag_id} {run_id} {task_id} in {states}", seconds))
 
     def wait_for_new_run(self, dag_id: str, known: set[str], seconds: float = 120) -> str:
         """Wait until a run that is not in `known` exists; returns its id."""
 
-        def found() -> str | None:
+        def new_run() -> str | None:
             return next((r["dag_run_id"] for r in self.runs(dag_id) if r["dag_run_id"] not in known), None)
 
-        return str(self.wait(found, f"a new run of {dag_id}", seconds))
+        return str(self.wait(new_run, f"a new run of {dag_id}", seconds))
 
     def wait(self, probe: Any, what: str, seconds: float) -> Any:
-        """Wait until `probe()` says something; the api-server may be away meanwhile."""
+        """Wait until `probe()` returns a value; the api-server may be down meanwhile."""
         deadline = time.monotonic() + seconds
         while True:
             try:
-                if (found := probe()) is not None:
-                    return found
+                if (value := probe()) is not None:
+                    return value
             except requests.ConnectionError:
                 pass
             assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
             time.sleep(POLL_SECONDS)
 
     def explain(self, dag_id: str, run_id: str) -> str:
-        """States of a run, and the end of the logs of what failed."""
+        """States of a run, and the end of the logs of its failed tasks."""
         failed = [task for task in self.tasks(dag_id, run_id) if task["state"] == "failed"]
         logs = [f"{name(task)}:\n{self.log(dag_id, run_id, task)[-6000:]}" for task in failed]
         parts = [str(self.states(dag_id, run_id)), *logs]

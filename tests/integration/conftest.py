@@ -23,31 +23,31 @@ from tests.integration.airflow_api import AirflowApi
 from tests.integration.deployment import DATASET, Deployment
 
 ROOT = Path(__file__).resolve().parents[2]
-# A night comes last: what it starts has to wait for it already.
+# A night comes last, because the DAGs that it starts have to be active by then.
 DAGS = sorted((path.stem for path in (ROOT / "dags").glob("*.py")), key=lambda name: name == "nightly_retrain")
 FIRST_DAY = pd.Timestamp("2026-03-02", tz="UTC")
 
 
 class AlertReceiver(HTTPServer):
-    """Keeps the alerts that it is sent."""
+    """Collects the alerts that it receives."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.got: list[dict[str, Any]] = []
+        self.alerts: list[dict[str, Any]] = []
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/alerts"
 
     def of_run(self, run_id: str) -> list[dict[str, Any]]:
-        return [alert for alert in self.got if alert.get("run_id") == run_id]
+        return [alert for alert in self.alerts if alert.get("run_id") == run_id]
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: AlertReceiver
 
     def do_POST(self) -> None:
-        self.server.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.server.alerts.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self.send_response(204)
         self.end_headers()
 
@@ -71,7 +71,7 @@ class Stack:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """The services; what they wrote stays in the folder ATSPEED_KEEP where that is set."""
+    """The services; their files stay in the folder ATSPEED_KEEP if that is set."""
     folder = Path(os.environ.get("ATSPEED_KEEP") or tempfile.mkdtemp(prefix="atspeed-services-"))
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)
