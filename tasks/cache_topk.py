@@ -105,7 +105,7 @@ def _compute(run: Run, recommender: Recommender, contexts: list[Context], histor
     with replacing(TOPK_CACHE) as temporary:
         shutil.move(partial, temporary)
     log.info(
-        "%d contexts of %d users, %.0f contexts a second; %.1f KB a user, %.1f KB a context",
+        "%d contexts of %d users, %.0f contexts per second; %.1f KB per user, %.1f KB per context",
         index.num_contexts,
         index.num_users,
         rate,
@@ -117,7 +117,7 @@ def _compute(run: Run, recommender: Recommender, contexts: list[Context], histor
 
 
 def _compare(run: Run, recommender: Recommender, histories: Sequence[Sequence[str]]) -> None:
-    """Users a second of our search and of transformers' generate on the same users, one after the other."""
+    """Users per second of our search and of transformers' generate on the same users, one after the other."""
     settings = run.params.cache_topk
     sample = histories[: settings.compare_users]
     if not sample:
@@ -128,7 +128,7 @@ def _compare(run: Run, recommender: Recommender, histories: Sequence[Sequence[st
     started = time.monotonic()
     recommender.generate(sample, settings.top_k)
     theirs = len(sample) / (time.monotonic() - started)
-    log.info("on %d users, batch %d: %.0f users a second, transformers generate %.0f", *[len(sample)] * 2, ours, theirs)
+    log.info("%d users, batch %d: %.0f users per second, generate %.0f", len(sample), len(sample), ours, theirs)
     run.metric("users_per_second", ours)
     run.metric("users_per_second_generate", theirs)
 

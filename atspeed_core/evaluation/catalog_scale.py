@@ -1,4 +1,4 @@
-"""What the item trie costs at catalogue scale: time to build, bytes an item, and a search step beside a model step."""
+"""What the item trie costs at catalogue scale: time to build, bytes per item, a search step next to a model step."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -78,7 +78,7 @@ class BuiltCatalog:
 
 @torch.inference_mode()
 def measure(settings: Settings, device: torch.device, dtype: torch.dtype) -> Json:
-    """Build the catalogues and time their steps beside the model's; `dtype` is the model's.
+    """Build the catalogues and time their steps alongside the model's; `dtype` is the model's.
 
     Returns:
         device (see `device_facts`), conditions, catalogs (see `catalog_facts`), and steps: for each catalogue, K and
@@ -129,7 +129,7 @@ def build(shape: CatalogShape, device: torch.device, seed: int) -> BuiltCatalog:
 
 
 def catalog_facts(catalog: BuiltCatalog, settings: Settings) -> Json:
-    """Shape of the trie, seconds to build it, bytes an item, and milliseconds to narrow it to a request's items."""
+    """Shape of the trie, seconds to build it, bytes per item, and milliseconds to narrow it to a request's items."""
     items = catalog.shape.num_items
     return {
         "num_items": items,

@@ -31,7 +31,7 @@ def with_interval(name: str, value: float, interval: Interval) -> dict[str, Any]
 
 
 def mean_figures(frame: pd.DataFrame, names: Sequence[str], *, samples: int, seed: int) -> dict[str, Any]:
-    """{name: mean, name_interval: [low, high]} of the named columns of `frame`, one row a user."""
+    """{name: mean, name_interval: [low, high]} of the named columns of `frame`, one row per user."""
     figures: dict[str, Any] = {}
     for name in names:
         values = frame[name].to_numpy(dtype=np.float64)

@@ -52,7 +52,7 @@ def build_identifiers(
     then, as where method, levels or width have changed, all identifiers are made anew.
 
     Args:
-        items: item_id, title, text; one row an item.
+        items: item_id, title, text; one row per item.
         sequences: the items of each training user, oldest first.
         settings: the section `build_identifiers`.
         earlier: the champion's identifiers; a given file pays no regard to them.

@@ -1,4 +1,4 @@
-"""Item embeddings: what is written about an item beside which items it is consumed with."""
+"""Item embeddings: what is written about an item, and which items it is consumed with."""
 
 import logging
 from collections.abc import Sequence

@@ -57,7 +57,7 @@ def quantise(latents: Tensor, codebooks: Tensor, commitment: float) -> tuple[Ten
     Args:
         latents: [batch, latent_dim].
         codebooks: [levels, width, latent_dim].
-        commitment: weight of the pull of latents to their codes, beside the pull of codes to latents of weight 1.
+        commitment: weight of the pull of latents to their codes, relative to the pull of codes to latents of weight 1.
 
     Returns:
         [batch, latent_dim] whose gradient is that of `latents` (straight through), and the mean loss of the levels.

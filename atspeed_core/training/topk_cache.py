@@ -42,7 +42,7 @@ class Context:
     Attributes:
         user: number of the user in the training file.
         position: number of items before the cut, at least 1.
-        rollout: items drawn to follow them, as places in the catalogue.
+        rollout: items sampled to follow them, as places in the catalogue.
     """
 
     user: int
@@ -56,7 +56,7 @@ class Context:
 
 
 def choose_contexts(lengths: Sequence[int], per_user: int, *, seed: int) -> list[Context]:
-    """For every user with two items: the last one's context and up to `per_user` - 1 others, drawn by `seed`."""
+    """For every user with two items: the last one's context and up to `per_user` - 1 others, sampled by `seed`."""
     rng = np.random.default_rng(seed)
     contexts = []
     for user, length in enumerate(lengths):

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="research data are not
 
 
 def sequences(folder: Path) -> pd.DataFrame:
-    """user_id, item_id, timestamp: a row an interaction, of a file with a line a user."""
+    """user_id, item_id, timestamp: one row per interaction, of a file with one line per user."""
     lines = pd.read_csv(folder / "sequences.tsv.gz", sep="\t", dtype=str)
     lists = {"item_id": lines["item_ids"].str.split(), "timestamp": lines["timestamps"].str.split()}
     rows = lines[["user_id"]].assign(**lists).explode(["item_id", "timestamp"], ignore_index=True)
