@@ -9,6 +9,7 @@ import pytest
 from atspeed_core.methods import METHODS, wired_methods
 from atspeed_core.reporting import paper_figures
 from atspeed_core.settings import method_names
+from tests.comparisons import comparisons_with
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,3 +51,8 @@ def test_the_rows_of_the_documentation_are_methods_in_their_order_and_name_the_p
     assert list(rows) == [name for name in METHODS.all() if name in rows]
     assert {*wired_methods(), *paper_figures.METHODS} <= rows.keys()
     assert rows == {name: METHODS.get(name).paper_row or "beyond the paper" for name in rows}
+
+
+def test_no_code_compares_with_a_name() -> None:
+    """What differs from one method to another is in its object."""
+    assert comparisons_with(METHODS.names()) == []
