@@ -99,6 +99,13 @@ class DeviceTrie:
         """
         return self._children(nodes, self.max_children if depth is None else self.max_children_at[depth])
 
+    def has_children(self, nodes: Tensor) -> Tensor:
+        """[..., M] bool: in which columns `children` has a child of `nodes` [...]; all of their depths may differ."""
+        if self.allowed is not None or self.excluded is not None:
+            return self.children(nodes) >= 0
+        start, end = self._span(nodes)
+        return torch.arange(self.max_children, device=nodes.device) < (end - start).unsqueeze(-1)
+
     def descendants(self, nodes: Tensor, limit: int, min_depth: int = 0) -> Tensor:
         """[B, limit] the inner nodes strictly below `nodes` [B, n], breadth-first; NO_NODE fills up.
 
@@ -174,8 +181,7 @@ class DeviceTrie:
         return self if self.excluded is None else replace(self, excluded=self.excluded[rows])
 
     def _children(self, nodes: Tensor, width: int) -> Tensor:
-        start = self.first_child[nodes.clamp(0, self.first_leaf)]
-        end = self.first_child[(nodes + 1).clamp(max=self.first_leaf)]  # = start for leaves and for NO_NODE
+        start, end = self._span(nodes)
         children = start.unsqueeze(-1) + torch.arange(width, device=nodes.device)
         valid = children < end.unsqueeze(-1)
         if self.allowed is not None:
@@ -183,6 +189,12 @@ class DeviceTrie:
         if self.excluded is not None and self.excluded.shape[1]:
             valid = valid & ~self._is_excluded(children)
         return torch.where(valid, children, NO_NODE)
+
+    def _span(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """The first child of each of `nodes` [...] and the node after the last; equal for leaves and for NO_NODE."""
+        return self.first_child[nodes.clamp(0, self.first_leaf)], self.first_child[
+            (nodes + 1).clamp(max=self.first_leaf)
+        ]
 
     def _is_excluded(self, nodes: Tensor) -> Tensor:
         assert self.excluded is not None

@@ -32,7 +32,7 @@ class ValidCodes:
 
     def normalised(self, log_probs: Tensor, nodes: Tensor) -> Tensor:
         """`log_probs` [B, T, M] of the children of `nodes` [B, T], normalised over them."""
-        return normalised(log_probs, self.trie.children(nodes) >= 0)
+        return normalised(log_probs, self.trie.has_children(nodes))
 
     def columns(self, nodes: Tensor) -> Tensor:
         """[...] column of the code on the edge into each of `nodes` [...]; for the root and NO_NODE any column."""

@@ -238,9 +238,9 @@ class TopkCache:
         parts = [self._row(int(row)) for row in rows]
         leaves = torch.stack([leaves for _, leaves, _ in parts]).long().to(device)
         tree = prefix_tree(leaves, trie)
-        valid = trie.children(tree.nodes) >= 0
+        valid = trie.has_children(tree.nodes)
         log_p = torch.full(valid.shape, -torch.inf, device=device)
-        log_p[valid] = torch.cat([values for _, _, values in parts]).float().to(device)
+        log_p.masked_scatter_(valid, torch.cat([values for _, _, values in parts]).float().to(device))
         return CachedBatch([context for context, _, _ in parts], leaves, tree.nodes, tree.weights, log_p)
 
     def _row(self, row: int) -> tuple[Context, Tensor, Tensor]:

@@ -63,6 +63,8 @@ def test_children_are_the_prefixes_one_longer_in_order_of_code(codes):
     children = trie.children(torch.arange(trie.num_nodes))
     assert children.shape == (trie.num_nodes, trie.max_children)
     assert [without_padding(row) for row in children] == naive.children
+    nodes = torch.tensor([NO_NODE, *range(trie.num_nodes)])
+    assert torch.equal(trie.has_children(nodes), trie.children(nodes) != NO_NODE)
 
 
 @given(identifiers)
