@@ -10,7 +10,7 @@ import typer
 from atspeed_core import Recommender
 from atspeed_core.alignment import align
 from atspeed_core.data.sequences import load_train
-from atspeed_core.drafters import DRAFTERS, Origins
+from atspeed_core.drafters import DRAFTERS, DraftInputs
 from atspeed_core.files import digest
 from atspeed_core.methods import METHODS
 from atspeed_core.models.champion import Start
@@ -41,17 +41,17 @@ def main(
     with stage("align_draft", params, method=method) as run:
         chosen, data = METHODS.get(method), _load(run.params)
         drafter = DRAFTERS.get(chosen.drafter)
-        origins = Origins(TARGET, CHAMPION, data.encoder, data.trie.device)
-        start = drafter.start(f"drafts/{method}", origins, run.params.align_draft)
+        inputs = DraftInputs(TARGET, CHAMPION, data.encoder, data.trie.device)
+        start = drafter.start(f"drafts/{method}", inputs, run.params.align_draft)
         log.info("starts from %s: %s", start.origin, start.reason)
         run.log_param("started_from", start.origin)
         run.log_param("start_reason", start.reason)
         settings = run.params.align_draft.warmed() if start.folder else run.params.align_draft
         checkpoint = CHECKPOINTS / "align_draft" / f"{_fingerprint(run.params, method, start)}.pt"
         torch.manual_seed(settings.seed)
-        draft = drafter.build(start, origins, settings)
+        draft = drafter.build(start, inputs, settings)
         curves = align(draft, data, chosen, settings, checkpoint=checkpoint)
-        drafter.save(DRAFTS / method, draft, origins, {CURVES_FILE: curves.csv(every=CURVE_EVERY)})
+        drafter.save(DRAFTS / method, draft, inputs, {CURVES_FILE: curves.csv(every=CURVE_EVERY)})
         checkpoint.unlink(missing_ok=True)
         _record(run, curves, DRAFTS / method)
 

@@ -50,7 +50,7 @@ class Prepared(Protocol):
 
 
 @dataclass(frozen=True)
-class Origins:
+class DraftInputs:
     """What a new draft is built from.
 
     Attributes:
@@ -130,20 +130,20 @@ class Drafter(ABC):
         """Whether drafting consists of operations on tensors alone, so that a CUDA graph can replay it."""
         return False
 
-    def start(self, part: str, origins: Origins, settings: AlignDraft) -> Start:
+    def start(self, part: str, inputs: DraftInputs, settings: AlignDraft) -> Start:
         """From which weights the training starts; `part`: where the champion has such a draft ("drafts/METHOD")."""
         return Start(None, SCRATCH, "nothing is trained")
 
     @abstractmethod
-    def build(self, start: Start, origins: Origins, settings: AlignDraft) -> Any:
-        """A draft to be trained, on `origins.device`."""
+    def build(self, start: Start, inputs: DraftInputs, settings: AlignDraft) -> Any:
+        """A draft to be trained, on `inputs.device`."""
 
     def learner(self, draft: Any, settings: AlignDraft) -> Learner | None:
         """How the draft is trained; None: nothing is."""
         return None
 
     @abstractmethod
-    def save(self, folder: Path, draft: Any, origins: Origins, extra_files: Mapping[str, str]) -> None:
+    def save(self, folder: Path, draft: Any, inputs: DraftInputs, extra_files: Mapping[str, str]) -> None:
         """Write the draft and `extra_files` (name -> content) to `folder`, all or nothing."""
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from atspeed_core.decoding.retrieval import UniformTree
-from atspeed_core.drafters import Drafter, Origins, Prepared
+from atspeed_core.drafters import Drafter, DraftInputs, Prepared
 from atspeed_core.models.champion import Start
 from atspeed_core.models.prompts import PromptEncoder
 from atspeed_core.models.retrieval_draft import RetrievalDraft, load_retrieval, save_retrieval
@@ -38,11 +38,11 @@ class Retrieval(Drafter):
         """See `Drafter`: a uniform distribution has no best nodes."""
         return draft.seed
 
-    def build(self, start: Start, origins: Origins, settings: AlignDraft) -> RetrievalDraft:
+    def build(self, start: Start, inputs: DraftInputs, settings: AlignDraft) -> RetrievalDraft:
         """See `Drafter`."""
         return RetrievalDraft(settings.seed)
 
-    def save(self, folder: Path, draft: RetrievalDraft, origins: Origins, extra_files: Mapping[str, str]) -> None:
+    def save(self, folder: Path, draft: RetrievalDraft, inputs: DraftInputs, extra_files: Mapping[str, str]) -> None:
         """See `Drafter`."""
         save_retrieval(folder, draft, extra_files=dict(extra_files))
 

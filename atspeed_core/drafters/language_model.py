@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from atspeed_core.decoding.code_model import CodeModel, load_code_model
 from atspeed_core.decoding.device_trie import DeviceTrie
 from atspeed_core.decoding.scored_tree import ScoredTree
-from atspeed_core.drafters import LANGUAGE_MODEL, Drafter, Learner, Origins, Prepared
+from atspeed_core.drafters import LANGUAGE_MODEL, Drafter, DraftInputs, Learner, Prepared
 from atspeed_core.errors import UserError
 from atspeed_core.models.building import (
     build_model,
@@ -73,29 +73,29 @@ class LanguageModel(Drafter):
         """See `Drafter`: not a model that stands in for another, or that is timed."""
         return type(draft) is CodeModel
 
-    def start(self, part: str, origins: Origins, settings: AlignDraft) -> Start:
+    def start(self, part: str, inputs: DraftInputs, settings: AlignDraft) -> Start:
         """See `Drafter`."""
         shape, base_model = settings.architecture, settings.base_model
-        return choose_start(origins.champion, part, origins.encoder.catalog, architecture=shape, base_model=base_model)
+        return choose_start(inputs.champion, part, inputs.encoder.catalog, architecture=shape, base_model=base_model)
 
-    def build(self, start: Start, origins: Origins, settings: AlignDraft) -> CodeModel:
+    def build(self, start: Start, inputs: DraftInputs, settings: AlignDraft) -> CodeModel:
         """See `Drafter`."""
-        model = _initial(settings, start, _tokenizer(origins))
-        torch.nn.Module.to(model, origins.device)
-        return CodeModel(model, origins.encoder.code_ids.to(origins.device))
+        model = _initial(settings, start, _tokenizer(inputs))
+        torch.nn.Module.to(model, inputs.device)
+        return CodeModel(model, inputs.encoder.code_ids.to(inputs.device))
 
     def learner(self, draft: CodeModel, settings: AlignDraft) -> Learner:
         """See `Drafter`."""
         return Learner(draft.model, settings.num_updates, settings.batch_size, settings.learning_rate, True)
 
-    def save(self, folder: Path, draft: CodeModel, origins: Origins, extra_files: Mapping[str, str]) -> None:
+    def save(self, folder: Path, draft: CodeModel, inputs: DraftInputs, extra_files: Mapping[str, str]) -> None:
         """See `Drafter`."""
-        instruction = load_instruction(origins.target)
-        save_model(folder, draft.model, _tokenizer(origins), instruction=instruction, extra_files=dict(extra_files))
+        instruction = load_instruction(inputs.target)
+        save_model(folder, draft.model, _tokenizer(inputs), instruction=instruction, extra_files=dict(extra_files))
 
 
-def _tokenizer(origins: Origins) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(origins.target, local_files_only=True)
+def _tokenizer(inputs: DraftInputs) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(inputs.target, local_files_only=True)
 
 
 def _initial(settings: AlignDraft, start: Start, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from atspeed_core.decoding.device_trie import DeviceTrie
-from atspeed_core.drafters import Drafter, Learner, Origins, Prepared
+from atspeed_core.drafters import Drafter, DraftInputs, Learner, Prepared
 from atspeed_core.identifiers.catalog import Catalog
 from atspeed_core.models.champion import SCRATCH, Start, choose_start
 from atspeed_core.models.one_shot_draft import OneShotDraft, build_from, load_one_shot, save_one_shot, shape_difference
@@ -76,33 +76,33 @@ class OneShot(Drafter):
         """See `Drafter`: not one that is timed."""
         return isinstance(draft, nn.Module)
 
-    def start(self, part: str, origins: Origins, settings: AlignDraft) -> Start:
+    def start(self, part: str, inputs: DraftInputs, settings: AlignDraft) -> Start:
         """See `Drafter`."""
-        start = choose_start(origins.champion, part, origins.encoder.catalog, architecture=None)
+        start = choose_start(inputs.champion, part, inputs.encoder.catalog, architecture=None)
         if start.folder is None:
             return start
-        differing = shape_difference(start.folder, settings.one_shot, max_history=origins.encoder.max_history)
+        differing = shape_difference(start.folder, settings.one_shot, max_history=inputs.encoder.max_history)
         reason = f"the champion's {part} has another shape: {differing}"
         return Start(None, SCRATCH, reason) if differing else start
 
-    def build(self, start: Start, origins: Origins, settings: AlignDraft) -> OneShotDraft:
+    def build(self, start: Start, inputs: DraftInputs, settings: AlignDraft) -> OneShotDraft:
         """See `Drafter`."""
-        shape, catalog, max_history = settings.one_shot, origins.encoder.catalog, origins.encoder.max_history
+        shape, catalog, max_history = settings.one_shot, inputs.encoder.catalog, inputs.encoder.max_history
         if start.folder is None:
             draft = OneShotDraft(shape, catalog, max_history=max_history, seed=settings.seed)
         else:
-            earlier = Catalog.load(origins.champion / "identifiers" / "identifiers.json")
+            earlier = Catalog.load(inputs.champion / "identifiers" / "identifiers.json")
             draft = build_from(start.folder, earlier, shape, catalog, max_history=max_history, seed=settings.seed)
-        return draft.to(origins.device)
+        return draft.to(inputs.device)
 
     def learner(self, draft: OneShotDraft, settings: AlignDraft) -> Learner:
         """See `Drafter`."""
         own = settings.one_shot
         return Learner(draft, own.num_updates, own.batch_size, own.learning_rate, False)
 
-    def save(self, folder: Path, draft: OneShotDraft, origins: Origins, extra_files: Mapping[str, str]) -> None:
+    def save(self, folder: Path, draft: OneShotDraft, inputs: DraftInputs, extra_files: Mapping[str, str]) -> None:
         """See `Drafter`."""
-        save_one_shot(folder, draft, origins.encoder.catalog, extra_files=dict(extra_files))
+        save_one_shot(folder, draft, inputs.encoder.catalog, extra_files=dict(extra_files))
 
 
 DRAFTER = OneShot()
