@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast, get_args
 import torch
 import typer
 
-from atspeed_core.benchmark.measure_peers import Grid, Histories, PromptKind, Settings, measure, nearest
+from atspeed_core.benchmark.measure_peers import BenchmarkSettings, Grid, Histories, PromptKind, measure_peers, nearest
 from atspeed_core.benchmark.numerics import compare_formats
 from atspeed_core.benchmark.peers import PEERS
 from atspeed_core.benchmark.results_page import benchmark_markdown, numerics_table, peer_tables, summary_table
@@ -34,7 +34,7 @@ PROMPTS: tuple[PromptKind, ...] = get_args(PromptKind)
 NUMERICS_K = 10
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", SMOLLM2_PACKAGE, READER)
 
-ON_A_CPU = Settings(
+ON_A_CPU = BenchmarkSettings(
     grids=(Grid((OWN, SMOLLM2), PROMPTS, BATCHES, KS),),
     cell_seconds=40,
     longest_seconds=20,
@@ -89,12 +89,12 @@ def main(  # noqa: PLR0913 - one parameter per option of the command
 
 
 def restricted(
-    settings: Settings,
+    settings: BenchmarkSettings,
     targets: list[str] | None,
     ks: list[int] | None,
     batches: list[int] | None,
     prompts: list[str] | None,
-) -> Settings:
+) -> BenchmarkSettings:
     """The settings with the cells that a user named in place of the usual ones.
 
     Raises:
@@ -113,7 +113,7 @@ def restricted(
     return replace(settings, grids=tuple(replace(grid, **changes) for grid in grids))
 
 
-def bench(folder: Path, method: str, device: torch.device, settings: Settings, numerics_requests: int) -> Json:
+def bench(folder: Path, method: str, device: torch.device, settings: BenchmarkSettings, numerics_requests: int) -> Json:
     """Measure the trained pair of a project's folder; returns the content of the results file.
 
     Raises:
@@ -152,7 +152,7 @@ def bench(folder: Path, method: str, device: torch.device, settings: Settings, n
             "latency": "of a whole batch, from item ids to item ids",
         },
         "peers": PEERS,
-        **measure(trained, test, valid, settings),
+        **measure_peers(trained, test, valid, settings),
         "numerics": compare_formats(load, requests, min(NUMERICS_K, trained.catalog.trie.num_leaves)),
     }
 

@@ -8,7 +8,7 @@ import typer
 from transformers import LlamaConfig
 
 from atspeed_core.errors import UserError
-from atspeed_core.evaluation.catalog_scale import CatalogShape, Settings, measure
+from atspeed_core.evaluation.catalog_scale import CatalogSettings, CatalogShape, measure_catalogs
 from atspeed_core.files import write_json
 from atspeed_core.reporting.text_table import TextTable, describe_device
 from tasks.paths import RESULTS
@@ -28,7 +28,7 @@ MODEL = LlamaConfig(
     max_position_embeddings=2048,
     tie_word_embeddings=True,
 )
-FULL = Settings(
+FULL = CatalogSettings(
     catalogs=(
         CatalogShape(10_000, (91, 256, 256, 256)),
         CatalogShape(1_000_000, (256, 256, 256, 256)),
@@ -55,7 +55,7 @@ def main(
     with exit_codes():
         place = chosen_device(device)
         dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
-        result = measure(QUICK if quick else FULL, place, dtype)
+        result = measure_catalogs(QUICK if quick else FULL, place, dtype)
         name = f"catalog-{place.type}-quick" if quick else f"catalog-{place.type}"
         write_json(RESULTS / "bench" / f"{name}.json", result)
         show([catalog_table(result), step_table(result)])

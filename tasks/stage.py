@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Metric:
+class MetricPoint:
     """A figure, its step (epoch, update or K), and when it was logged (ms since 1970)."""
 
     name: str
@@ -54,13 +54,13 @@ class Run:
     stage: str
     method: str | None
     params: Params
-    metrics: list[Metric] = field(default_factory=list)
+    metrics: list[MetricPoint] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
     artifacts: list[Path] = field(default_factory=list)
 
     def metric(self, name: str, value: float, step: int = 0) -> None:
         """Record a figure; `step` is an epoch, an update or a K."""
-        self.metrics.append(Metric(name, float(value), step, milliseconds()))
+        self.metrics.append(MetricPoint(name, float(value), step, milliseconds()))
 
     def log_param(self, name: str, value: object) -> None:
         """Record a fact about this run in addition to its params."""

@@ -8,7 +8,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from atspeed_core.benchmark.measure_peers import Grid, Pace, Settings, nearest, num_requests
+from atspeed_core.benchmark.measure_peers import BenchmarkSettings, Grid, Pace, nearest, num_requests
 from atspeed_core.benchmark.peers import BASELINE, GENERATE, GENERATES, OURS, PEERS, PUBLISHED, prepare, search
 from atspeed_core.benchmark.profiling import PeakMemory
 from atspeed_core.benchmark.replay import Tape
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CODES = [(a, b, c) for a in range(5) for b in range(3) for c in range(3)]
 HISTORIES = [["1", "2", "3"], ["9"], ["20", "4", "7", "11"]]
 TINY_SHAPE = (24, 3, 2, 1, 32, 7, True)
-TINY = Settings(
+TINY = BenchmarkSettings(
     grids=(Grid((OWN, SMOLLM2), ("short", "long"), (1, 2), (4,)),),
     cell_seconds=0.05,
     longest_seconds=60,

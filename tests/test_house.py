@@ -1,4 +1,4 @@
-"""The order of the house: a module's name means one thing, and a function fits on one screen.
+"""The order of the house: the name of a module or class means one thing, and a function fits on one screen.
 
 The number of a function's parameters, branches, returns and statements is limited in pyproject.toml (ruff: PLR09, C90).
 """
@@ -51,6 +51,15 @@ def test_no_package_is_called_like_a_module() -> None:
     packages = [path.parent.name for path in FILES if path.name == "__init__.py"]
     assert len(packages) == len(set(packages))
     assert set(packages) & {path.stem for path in FILES if not is_named_after_another(path)} == set()
+
+
+def test_no_class_name_means_two_things() -> None:
+    by_name = defaultdict[str, list[str]](list)
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                by_name[node.name].append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert {name: places for name, places in by_name.items() if len(places) > 1} == {}
 
 
 @pytest.mark.parametrize("folder", [*FOLDERS, "tests"])

@@ -18,12 +18,12 @@ from atspeed_core.benchmark.peers import (
     OURS,
     PEERS,
     PUBLISHED,
-    Clocks,
     Run,
+    Stopwatches,
     obstacle,
     prepare,
 )
-from atspeed_core.benchmark.profiling import Clock, PeakMemory
+from atspeed_core.benchmark.profiling import PeakMemory, Stopwatch
 from atspeed_core.benchmark.targets import Target, load_target
 from atspeed_core.decoding.plan import Plan
 from atspeed_core.decoding.planner import DraftErrors
@@ -55,7 +55,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchmarkSettings:
     """What is measured and how long it may take.
 
     Attributes:
@@ -130,7 +130,7 @@ class Users:
         return [self.histories[i % len(self.histories)] for i in range(number * size, (number + 1) * size)]
 
 
-def measure(trained: Recommender, test: Histories, valid: Histories, settings: Settings) -> Json:
+def measure_peers(trained: Recommender, test: Histories, valid: Histories, settings: BenchmarkSettings) -> Json:
     """All rows.
 
     Args:
@@ -158,7 +158,12 @@ def measure(trained: Recommender, test: Histories, valid: Histories, settings: S
 
 
 def users_of(
-    kind: PromptKind, trained: Recommender, test: Histories, valid: Histories, ks: Sequence[int], settings: Settings
+    kind: PromptKind,
+    trained: Recommender,
+    test: Histories,
+    valid: Histories,
+    ks: Sequence[int],
+    settings: BenchmarkSettings,
 ) -> Users:
     """Test and validation users whose histories are closest to the length of a kind of prompt."""
     items = SHORT_ITEMS if kind == "short" else trained.encoder.max_history
@@ -178,7 +183,7 @@ def nearest(recommender: Recommender, histories: Histories, items: int, count: i
     return [histories[i] for i in rng.permutation(order)]
 
 
-def target_rows(target: Target, users: Users, grid: Grid, settings: Settings) -> Iterator[Json]:
+def target_rows(target: Target, users: Users, grid: Grid, settings: BenchmarkSettings) -> Iterator[Json]:
     """The rows of one target and kind of prompt, small cells first: they show how long large ones will take."""
     pace = Pace(grows=target.trained.device.type == "cpu")
     cells = [(batch, k) for batch in sorted(grid.batches) for k in sorted(grid.ks)]
@@ -197,7 +202,7 @@ def target_rows(target: Target, users: Users, grid: Grid, settings: Settings) ->
             yield {**place, **row}
 
 
-def plan_for(target: Target, users: Users, ks: Sequence[int], batch: int, settings: Settings) -> Plan:
+def plan_for(target: Target, users: Users, ks: Sequence[int], batch: int, settings: BenchmarkSettings) -> Plan:
     """A plan for one kind of prompt and batch size, from costs of the timed model and errors of the trained pair."""
     return make_plan(
         target.trained,
@@ -212,7 +217,9 @@ def plan_for(target: Target, users: Users, ks: Sequence[int], batch: int, settin
     )
 
 
-def cell_rows(target: Target, users: Users, batch: int, k: int, pace: Pace, settings: Settings) -> Iterator[Json]:
+def cell_rows(
+    target: Target, users: Users, batch: int, k: int, pace: Pace, settings: BenchmarkSettings
+) -> Iterator[Json]:
     """One row per peer: its figures, or the reason why it was not measured."""
     skipped: dict[str, str] = {}
     counts: dict[str, int] = {}
@@ -284,7 +291,7 @@ def probe(run: Run) -> float:
     return _seconds(run) if seconds < 1 else seconds
 
 
-def num_requests(peer: str, seconds: float, batch: int, settings: Settings) -> int:
+def num_requests(peer: str, seconds: float, batch: int, settings: BenchmarkSettings) -> int:
     """Timed runs of a row: as many as its share of the cell's time allows, within bounds."""
     least, most = (_scaled(count, batch) for count in (settings.least_requests, settings.most_requests))
     least = min(least, GENERATE_LEAST) if peer in GENERATES else least
@@ -296,7 +303,7 @@ def num_profiled(seconds: FloatArray) -> int:
     return PROFILED if np.nanmedian(seconds) < SLOW_SECONDS else PROFILED_SLOW
 
 
-def ratios(peer: str, seconds: Mapping[str, FloatArray], settings: Settings) -> Json:
+def ratios(peer: str, seconds: Mapping[str, FloatArray], settings: BenchmarkSettings) -> Json:
     """Median ratio of the baseline's time, and of generate's, to the peer's; and of the oracle's to the peer's."""
     options = {"samples": settings.bootstrap_samples, "seed": settings.seed}
     figures: Json = {}
@@ -319,7 +326,7 @@ def target_work(peer: str, answers: Sequence[Recommendation]) -> Json:
 def profile(peer: str, target: Target, batches: Sequence[Histories], k: int) -> Json:
     """Shares of the time by model, and peak memory, of separate runs, since the clocks would slow the timed ones."""
     device = target.trained.device
-    clocks, whole = Clocks(Clock(device), Clock(device)), Clock(device)
+    clocks, whole = Stopwatches(Stopwatch(device), Stopwatch(device)), Stopwatch(device)
     memory = PeakMemory(device)
     runs = [prepare(peer, target, histories, k, clocks) for histories in batches]
     clocks.target.seconds = clocks.draft.seconds = 0.0

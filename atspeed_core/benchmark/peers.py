@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
-from atspeed_core.benchmark.profiling import Clock, ClockedModel, ClockedScorer, clocked_forward
+from atspeed_core.benchmark.profiling import ClockedModel, ClockedScorer, Stopwatch, clocked_forward
 from atspeed_core.benchmark.replay import Tape
 from atspeed_core.benchmark.targets import Target
 from atspeed_core.decoding.code_model import CodeModel
@@ -34,11 +34,11 @@ Search = Callable[[Recommender], Recommendation]
 
 
 @dataclass(frozen=True)
-class Clocks:
+class Stopwatches:
     """Time spent in the models: forward passes and heads."""
 
-    target: Clock
-    draft: Clock
+    target: Stopwatch
+    draft: Stopwatch
 
 
 def obstacle(name: str, target: Target, k: int) -> str | None:
@@ -53,7 +53,7 @@ def obstacle(name: str, target: Target, k: int) -> str | None:
     return None
 
 
-def prepare(name: str, target: Target, histories: Histories, k: int, clocks: Clocks | None = None) -> Run:
+def prepare(name: str, target: Target, histories: Histories, k: int, clocks: Stopwatches | None = None) -> Run:
     """A run of the peer `name` that answers `histories` in one batch, from item ids to item ids.
 
     For a stand-in the search first runs on the trained target and is recorded; the returned run replays it. With
@@ -94,7 +94,7 @@ def search(
     return recommender.search_knowing(beams, histories, k)
 
 
-def _generate(name: str, target: Target, histories: Histories, k: int, clocks: Clocks | None) -> Run:
+def _generate(name: str, target: Target, histories: Histories, k: int, clocks: Stopwatches | None) -> Run:
     def run() -> Recommendation:
         with ExitStack() as stack:
             if clocks is not None:
@@ -104,7 +104,7 @@ def _generate(name: str, target: Target, histories: Histories, k: int, clocks: C
     return run
 
 
-def _clocked(recommender: Recommender, clocks: Clocks | None) -> Recommender:
+def _clocked(recommender: Recommender, clocks: Stopwatches | None) -> Recommender:
     if clocks is None:
         return recommender
     draft: Draft | None = recommender.draft

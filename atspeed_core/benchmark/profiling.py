@@ -21,7 +21,7 @@ SAMPLE_SECONDS = 0.005
 
 
 @dataclass
-class Clock:
+class Stopwatch:
     """Adds up the seconds spent under `running`; the device is synchronized before and after."""
 
     device: torch.device
@@ -42,10 +42,10 @@ class ClockedModel(CodeModel):
     """A model whose forward passes and head are timed; see `CodeModel`."""
 
     inner: CodeModel = field(kw_only=True)
-    clock: Clock = field(kw_only=True)
+    clock: Stopwatch = field(kw_only=True)
 
     @classmethod
-    def of(cls, inner: CodeModel, clock: Clock) -> "ClockedModel":
+    def of(cls, inner: CodeModel, clock: Stopwatch) -> "ClockedModel":
         """`inner`, timed."""
         return cls(inner.model, inner.code_ids, inner.decoder, inner=inner, clock=clock)
 
@@ -61,7 +61,7 @@ class ClockedModel(CodeModel):
 
 
 class _ClockedSession:
-    def __init__(self, inner: Session, clock: Clock) -> None:
+    def __init__(self, inner: Session, clock: Stopwatch) -> None:
         self._inner, self._clock = inner, clock
 
     @property
@@ -80,7 +80,7 @@ class _ClockedSession:
 class ClockedScorer:
     """A one-shot draft whose forward pass is timed; see `PrefixScorer`."""
 
-    def __init__(self, inner: PrefixScorer, clock: Clock) -> None:
+    def __init__(self, inner: PrefixScorer, clock: Stopwatch) -> None:
         """`inner`, timed."""
         self.max_history = inner.max_history
         self._inner, self._clock = inner, clock
@@ -96,7 +96,7 @@ class ClockedScorer:
 
 
 @contextmanager
-def clocked_forward(model: PreTrainedModel, clock: Clock) -> Iterator[None]:
+def clocked_forward(model: PreTrainedModel, clock: Stopwatch) -> Iterator[None]:
     """Count the forward passes of `model` itself, as generate runs them."""
     running: list[Any] = []
 

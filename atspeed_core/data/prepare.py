@@ -27,7 +27,7 @@ LAYOUTS = {
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedData:
     """The output of prepare_data.
 
     Attributes:
@@ -45,7 +45,7 @@ class Prepared:
     stats: dict[str, Any]
 
 
-def prepare(settings: PrepareData) -> Prepared:
+def prepare(settings: PrepareData) -> PreparedData:
     """Read the source, filter and split it as the settings specify, and check the result.
 
     Raises:
@@ -63,7 +63,7 @@ def prepare(settings: PrepareData) -> Prepared:
     return prepared
 
 
-def write(prepared: Prepared, folder: str | Path) -> None:
+def write(prepared: PreparedData, folder: str | Path) -> None:
     """Write train, valid, test and items as Parquet and stats.json into `folder`, each atomically."""
     for name, layout in LAYOUTS.items():
         table = pa.Table.from_pandas(getattr(prepared, name), schema=layout, preserve_index=False)
@@ -106,7 +106,7 @@ def _sampled(interactions: pd.DataFrame, settings: PrepareData, steps: Steps, k:
     return remaining
 
 
-def _tables(parted: pd.DataFrame, known: pd.DataFrame, settings: PrepareData, steps: Steps) -> Prepared:
+def _tables(parted: pd.DataFrame, known: pd.DataFrame, settings: PrepareData, steps: Steps) -> PreparedData:
     train = splitting.train_table(parted)
     examples = {part: splitting.example_table(parted, part, settings.max_history) for part in ("valid", "test")}
     empty = [name for name, table in {"train": train, **examples}.items() if table.empty]
@@ -114,7 +114,7 @@ def _tables(parted: pd.DataFrame, known: pd.DataFrame, settings: PrepareData, st
         remedy = "give more interactions, or change split or k_core"
         raise UserError(f"no user is left in {' and '.join(empty)} ({steps.summary()}); {remedy}")
     items = items_table(parted, known)
-    return Prepared(train, **examples, items=items, stats=statistics(parted, settings, steps))
+    return PreparedData(train, **examples, items=items, stats=statistics(parted, settings, steps))
 
 
 def items_table(parted: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:

@@ -52,7 +52,7 @@ class OneShotPrefixes:
         return children, self.draft.next_log_probs(self.scores, children, depth)
 
 
-class OneShot(Drafter):
+class OneShotDrafter(Drafter):
     """See `Drafter`."""
 
     name = "one_shot"
@@ -105,4 +105,4 @@ class OneShot(Drafter):
         save_one_shot(folder, draft, inputs.encoder.catalog, extra_files=dict(extra_files))
 
 
-DRAFTER = OneShot()
+DRAFTER = OneShotDrafter()

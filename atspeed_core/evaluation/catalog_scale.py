@@ -43,7 +43,7 @@ class CatalogShape:
 
 
 @dataclass(frozen=True)
-class Settings:
+class CatalogSettings:
     """What is measured.
 
     Attributes:
@@ -77,7 +77,7 @@ class BuiltCatalog:
 
 
 @torch.inference_mode()
-def measure(settings: Settings, device: torch.device, dtype: torch.dtype) -> Json:
+def measure_catalogs(settings: CatalogSettings, device: torch.device, dtype: torch.dtype) -> Json:
     """Build the catalogues and time their steps alongside the model's; `dtype` is the model's.
 
     Returns:
@@ -128,7 +128,7 @@ def build(shape: CatalogShape, device: torch.device, seed: int) -> BuiltCatalog:
     return BuiltCatalog(shape, trie, device_trie, on_host - start, time.perf_counter() - on_host)
 
 
-def catalog_facts(catalog: BuiltCatalog, settings: Settings) -> Json:
+def catalog_facts(catalog: BuiltCatalog, settings: CatalogSettings) -> Json:
     """Shape of the trie, seconds to build it, bytes per item, and milliseconds to narrow it to a request's items."""
     items = catalog.shape.num_items
     return {
@@ -151,7 +151,7 @@ def num_bytes(arrays: Trie | DeviceTrie) -> int:
     return sum(value.nbytes for value in values if isinstance(value, np.ndarray | Tensor))
 
 
-def narrowing_milliseconds(catalog: BuiltCatalog, settings: Settings) -> float:
+def narrowing_milliseconds(catalog: BuiltCatalog, settings: CatalogSettings) -> float:
     """Median time to narrow a trie to the allowed items of a request."""
     rng = np.random.default_rng(settings.seed)
     items = rng.integers(0, catalog.shape.num_items, ALLOWED_ITEMS)
@@ -165,7 +165,7 @@ def narrowing_milliseconds(catalog: BuiltCatalog, settings: Settings) -> float:
 
 
 def time_steps(
-    catalogs: Sequence[BuiltCatalog], model: LlamaForCausalLM, settings: Settings, *, k: int, batch: int
+    catalogs: Sequence[BuiltCatalog], model: LlamaForCausalLM, settings: CatalogSettings, *, k: int, batch: int
 ) -> Iterator[Json]:
     """Time every catalogue's trie steps and the model's step in turn; see `measure` for what comes out."""
     rng = np.random.default_rng(settings.seed)

@@ -44,7 +44,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @dataclass(frozen=True)
-class Request:
+class NightOptions:
     """The options of the command."""
 
     run_id: str
@@ -76,24 +76,26 @@ def main(  # noqa: PLR0913 - one parameter per option of the command
     with command("open_run"):
         names = [name.strip() for name in methods.split(",") if name.strip()]
         thresholds = thresholds_in(gate)
-        answer(open_night(Request(run_id, date, dataset, names, revision, full_retrain, force, dry_run, thresholds)))
+        answer(
+            open_night(NightOptions(run_id, date, dataset, names, revision, full_retrain, force, dry_run, thresholds))
+        )
 
 
-def open_night(request: Request) -> dict[str, Any]:
+def open_night(options: NightOptions) -> dict[str, Any]:
     """The night's checkout and facts: the existing ones, or new ones.
 
     Raises:
-        UserError: the request, the preset or the params are wrong; then nothing is left behind.
+        UserError: the options, the preset or the params are wrong; then nothing is left behind.
         TemporaryError: the shared folder, the repository or the tracking server cannot be reached.
     """
-    check_request(request)
+    check_options(options)
     reach_home()
-    checkout, facts = checkout_of(request.run_id), facts_of(request.run_id)
+    checkout, facts = checkout_of(options.run_id), facts_of(options.run_id)
     if not (checkout / NIGHT).exists():
         with replacing(checkout) as temporary:
-            build(request, temporary, facts)
+            build(options, temporary, facts)
     night = load_night(checkout)
-    check_same(request, night)
+    check_same(options, night)
     keep_facts(checkout, facts)
     if night.mlflow_run_id:
         reopen_parent(night.mlflow_run_id)
@@ -104,7 +106,7 @@ def open_night(request: Request) -> dict[str, Any]:
     }
 
 
-def check_request(request: Request) -> None:
+def check_options(options: NightOptions) -> None:
     """Check what can be checked without repository and preset.
 
     Raises:
@@ -112,39 +114,39 @@ def check_request(request: Request) -> None:
     """
     if Deployment.from_environment().tracking_uri is None:
         raise UserError(f"{TRACKING_URI} is not set; name the tracking server, the same on all machines")
-    if not re.fullmatch(r"[\w.~:+-]+", request.run_id):
-        raise UserError(f"--run-id '{request.run_id}': use only letters, digits and _ . ~ : + -")
+    if not re.fullmatch(r"[\w.~:+-]+", options.run_id):
+        raise UserError(f"--run-id '{options.run_id}': use only letters, digits and _ . ~ : + -")
     try:
-        day = date.fromisoformat(request.date)
+        day = date.fromisoformat(options.date)
     except ValueError:
-        raise UserError(f"--date '{request.date}': not a day; write it like 2016-10-05") from None
-    if day.isoformat() != request.date:
-        raise UserError(f"--date '{request.date}': write it like {day.isoformat()}")
+        raise UserError(f"--date '{options.date}': not a day; write it like 2016-10-05") from None
+    if day.isoformat() != options.date:
+        raise UserError(f"--date '{options.date}': write it like {day.isoformat()}")
     if day > datetime.now(UTC).date():
-        raise UserError(f"--date {request.date} is in the future (today is {datetime.now(UTC):%Y-%m-%d} in UTC)")
+        raise UserError(f"--date {options.date} is in the future (today is {datetime.now(UTC):%Y-%m-%d} in UTC)")
 
 
-def check_same(request: Request, night: Night) -> None:
+def check_same(options: NightOptions, night: Night) -> None:
     """Refuse a second night with the same run id.
 
     Raises:
         UserError: date or data set differ.
     """
-    requested, existing = f"{request.date} of {request.dataset}", f"{night.date} of {night.dataset}"
+    requested, existing = f"{options.date} of {options.dataset}", f"{night.date} of {night.dataset}"
     if requested != existing:
-        raise UserError(f"run {request.run_id} was opened for {existing}, not for {requested}; choose another --run-id")
+        raise UserError(f"run {options.run_id} was opened for {existing}, not for {requested}; choose another --run-id")
 
 
-def build(request: Request, checkout: Path, facts: Path) -> None:
+def build(options: NightOptions, checkout: Path, facts: Path) -> None:
     """Clone into `checkout` and determine the facts of the night, unless `facts` has them from an earlier opening."""
     earlier = load_night(facts) if (facts / NIGHT).exists() else None
     clone(checkout)
-    revision = earlier.commit if earlier else request.revision or Deployment.from_environment().revision
+    revision = earlier.commit if earlier else options.revision or Deployment.from_environment().revision
     commit = check_out(revision, checkout)
     configure(checkout)
     if earlier:
         shutil.copyfile(facts / PARAMS, checkout / PARAMS)
-    night = earlier or new_night(request, commit, checkout)
+    night = earlier or new_night(options, commit, checkout)
     # dvc.lock names data of whoever committed the code, and no cache of ours may have them: DVC would consider a stage
     # up to date and fail to fetch its outputs. DVC's run cache restores what the nights have run before.
     (checkout / LOCK_FILE).unlink(missing_ok=True)
@@ -161,34 +163,34 @@ def keep_facts(checkout: Path, facts: Path) -> None:
                 shutil.copyfile(checkout / name, temporary / name)
 
 
-def new_night(request: Request, commit: str, checkout: Path) -> Night:
-    """Check the request against the repository, set the params and open the run in MLflow; returns the facts.
+def new_night(options: NightOptions, commit: str, checkout: Path) -> Night:
+    """Check the options against the repository, set the params and open the run in MLflow; returns the facts.
 
     Raises:
         UserError: there is no such preset, method or stage, or a param or threshold is wrong.
         TemporaryError: the tracking server does not answer.
     """
-    preset = load_preset(request.dataset, checkout / PRESETS)
-    check_stage(request.force, checkout)
-    preset.nightly.gate.with_changes(request.gate)  # refuses what the gate would not understand
-    methods = known_methods(request.methods or list(preset.methods))
-    set_params(checkout, request.dataset, preset, None)  # errors are found before a request to a server
-    champion = current_champion(request.dataset)
-    origin = None if starts_cold(request, preset) else warm_start_from(request, champion, checkout)
-    set_params(checkout, request.dataset, preset, origin)
+    preset = load_preset(options.dataset, checkout / PRESETS)
+    check_stage(options.force, checkout)
+    preset.nightly.gate.with_changes(options.gate)  # refuses what the gate would not understand
+    methods = known_methods(options.methods or list(preset.methods))
+    set_params(checkout, options.dataset, preset, None)  # errors are found before a request to a server
+    champion = current_champion(options.dataset)
+    origin = None if starts_cold(options, preset) else warm_start_from(options, champion, checkout)
+    set_params(checkout, options.dataset, preset, origin)
     night = Night(
-        run_id=request.run_id,
-        date=request.date,
-        dataset=request.dataset,
+        run_id=options.run_id,
+        date=options.date,
+        dataset=options.dataset,
         methods=methods,
         commit=commit,
-        tag=f"{tag_prefix(request.dataset)}{request.date}",
-        base_tag=night_before(request.dataset, request.date, checkout),
+        tag=f"{tag_prefix(options.dataset)}{options.date}",
+        base_tag=night_before(options.dataset, options.date, checkout),
         champion=champion,
         warm_start=origin is not None,
-        force=request.force,
-        dry_run=request.dry_run,
-        gate=request.gate,
+        force=options.force,
+        dry_run=options.dry_run,
+        gate=options.gate,
     )
     return night if night.dry_run else night.model_copy(update={"mlflow_run_id": open_parent(night, origin)})
 
@@ -219,20 +221,20 @@ def thresholds_in(text: str) -> dict[str, Any]:
     return value
 
 
-def starts_cold(request: Request, preset: Preset) -> bool:
+def starts_cold(options: NightOptions, preset: Preset) -> bool:
     """Whether this night trains from scratch, on request or because `full_retrain_days` of the preset have passed."""
     days = preset.nightly.full_retrain_days
-    return request.full_retrain or (days > 0 and date.fromisoformat(request.date).toordinal() % days == 0)
+    return options.full_retrain or (days > 0 and date.fromisoformat(options.date).toordinal() % days == 0)
 
 
-def warm_start_from(request: Request, champion: Champion | None, checkout: Path) -> str | None:
+def warm_start_from(options: NightOptions, champion: Champion | None, checkout: Path) -> str | None:
     """The commit whose models training starts from; None: from scratch.
 
     In a backfill the champion may have been trained on the night's day or a later one. Then it is the newest accepted
     model that was not.
     """
-    if champion and champion.date >= request.date:
-        champion = accepted_before(request.dataset, request.date)
+    if champion and champion.date >= options.date:
+        champion = accepted_before(options.dataset, options.date)
     if champion and commit_named(champion.commit, checkout) is None:
         log.warning(
             "the repository lacks commit %s of champion %s: training from scratch", champion.commit, champion.version

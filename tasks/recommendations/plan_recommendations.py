@@ -2,7 +2,7 @@
 
 It writes, in recommendations/DATASET/vVERSION/ of ATSPEED_HOME:
 
-    plan.json                       `Plan`, with the folder of the fetched model
+    plan.json                       `RecommendationPlan`, with the folder of the fetched model
     histories/shard-00000.parquet   user_id str, item_ids list<str>, oldest first
 
 recommend_shard adds lists/shard-00000.parquet; publish_recommendations adds manifest.json and the link `current`.
@@ -53,7 +53,7 @@ HISTORY_LAYOUT = pa.schema([("user_id", pa.string()), ("item_ids", pa.list_(pa.s
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-class Plan(BaseModel):
+class RecommendationPlan(BaseModel):
     """The lists to compute: for every user, by one model.
 
     Attributes:
@@ -99,7 +99,7 @@ def main(
         answer({"folder": str(folder), "shards": plan.shards, "version": plan.version})
 
 
-def make_plan(folder: Path, dataset: str, model: "ModelVersion", batch: Batch) -> Plan:
+def make_plan(folder: Path, dataset: str, model: "ModelVersion", batch: Batch) -> RecommendationPlan:
     """Fetch the model into `folder`, write the shards of histories and, last, plan.json.
 
     Raises:
@@ -115,7 +115,7 @@ def make_plan(folder: Path, dataset: str, model: "ModelVersion", batch: Batch) -
     key = plan_key(facts)
     clear_other_plans(folder, key)
     shards = write_shards(folder, histories, size)
-    plan = Plan.model_validate(
+    plan = RecommendationPlan.model_validate(
         {**facts, "model": fetched, "batch_size": batch.batch_size, "shards": shards, "key": key}
     )
     write_json(folder / PLAN, plan.model_dump(mode="json"))
@@ -187,14 +187,17 @@ def shard_file(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:05d}.parquet"
 
 
-def load_plan(folder: Path) -> Plan:
+def load_plan(folder: Path) -> RecommendationPlan:
     """Read plan.json of `folder`.
 
     Raises:
         UserError: there is none, or it is damaged.
     """
     return read_model(
-        folder / PLAN, Plan, if_missing="run plan_recommendations first", if_damaged=f"remove {folder} and plan again"
+        folder / PLAN,
+        RecommendationPlan,
+        if_missing="run plan_recommendations first",
+        if_damaged=f"remove {folder} and plan again",
     )
 
 

@@ -16,7 +16,14 @@ from atspeed_core.errors import UserError
 from atspeed_core.files import replacing, write_json
 from tasks.deployment.workflow import answer, command
 from tasks.mlflow_store import experiment, find_or_create_run
-from tasks.recommendations.plan_recommendations import LISTS, MANIFEST, Plan, load_plan, read_shard, shard_file
+from tasks.recommendations.plan_recommendations import (
+    LISTS,
+    MANIFEST,
+    RecommendationPlan,
+    load_plan,
+    read_shard,
+    shard_file,
+)
 from tasks.recommendations.shard_facts import Facts, finished
 from tasks.tracking import KEY
 
@@ -36,7 +43,7 @@ def main(folder: Annotated[Path, typer.Option(help="The folder in the answer of 
         answer({"users": figures["users"], "users_per_second": figures["users_per_second"]})
 
 
-def checked(folder: Path, plan: Plan, shard: int) -> Facts:
+def checked(folder: Path, plan: RecommendationPlan, shard: int) -> Facts:
     """The facts of a shard, once its file is known to have one list, ranks 1 to at most K, per user.
 
     Raises:
@@ -85,7 +92,7 @@ def summary(shards: list[Facts]) -> dict[str, Any]:
     }
 
 
-def publish(folder: Path, plan: Plan, figures: dict[str, Any]) -> None:
+def publish(folder: Path, plan: RecommendationPlan, figures: dict[str, Any]) -> None:
     """Write manifest.json, then let `current` point to `folder`."""
     files = [str(shard_file(LISTS, shard)) for shard in plan.shards]
     publication = {"published": datetime.now(UTC).isoformat(timespec="seconds"), "files": files}
@@ -96,7 +103,7 @@ def publish(folder: Path, plan: Plan, figures: dict[str, Any]) -> None:
         temporary.symlink_to(folder.name)
 
 
-def log_to_mlflow(plan: Plan, figures: dict[str, Any]) -> None:
+def log_to_mlflow(plan: RecommendationPlan, figures: dict[str, Any]) -> None:
     """Log the figures in a run of their own, once per plan."""
     tags = {"dataset": plan.dataset, "atspeed.version": plan.version, "atspeed.commit": plan.commit}
     with experiment() as (client, experiment_id):

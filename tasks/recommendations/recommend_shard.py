@@ -20,7 +20,7 @@ from atspeed_core.progress import track
 from atspeed_core.recommender import Recommender
 from tasks.deployment.weights import load_recommender
 from tasks.deployment.workflow import answer, command
-from tasks.recommendations.plan_recommendations import LISTS, Plan, load_plan, read_shard, shard_file
+from tasks.recommendations.plan_recommendations import LISTS, RecommendationPlan, load_plan, read_shard, shard_file
 from tasks.recommendations.shard_facts import Facts, finished
 
 LAYOUT = pa.schema([("user_id", pa.string()), ("rank", pa.int32()), ("item_id", pa.string()), ("score", pa.float64())])
@@ -45,7 +45,7 @@ def main(
         answer((facts or recommend_shard(folder, plan, shard)).summary())
 
 
-def recommend_shard(folder: Path, plan: Plan, shard: int) -> Facts:
+def recommend_shard(folder: Path, plan: RecommendationPlan, shard: int) -> Facts:
     """Compute and write the lists of a shard."""
     histories = read_shard(folder, shard)
     recommender = load_recommender(plan.model)
@@ -60,7 +60,7 @@ def recommend_shard(folder: Path, plan: Plan, shard: int) -> Facts:
 
 
 def lists(
-    recommender: Recommender, histories: dict[str, list[str]], plan: Plan, description: str
+    recommender: Recommender, histories: dict[str, list[str]], plan: RecommendationPlan, description: str
 ) -> list[tuple[str, int, str, float]]:
     """(user, rank from 1, item, score) of all lists, in the order of the users, best item first.
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.recommendations.plan_recommendations import LISTS, Plan, shard_file
+from tasks.recommendations.plan_recommendations import LISTS, RecommendationPlan, shard_file
 
 KEY = b"atspeed"  # in the file's metadata
 
@@ -42,7 +42,7 @@ class Facts:
         return {KEY: json.dumps(asdict(self)).encode()}
 
 
-def finished(folder: Path, plan: Plan, shard: int) -> Facts | None:
+def finished(folder: Path, plan: RecommendationPlan, shard: int) -> Facts | None:
     """The facts of a finished shard of `plan`; None: the shard is not finished, or of another plan."""
     try:
         metadata = pq.read_schema(shard_file(folder / LISTS, shard)).metadata or {}

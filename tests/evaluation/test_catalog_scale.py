@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from atspeed_core.decoding.device_trie import NO_NODE, DeviceTrie
 from atspeed_core.evaluation.catalog_scale import (
+    CatalogSettings,
     CatalogShape,
-    Settings,
     decode_step,
     num_bytes,
     random_model,
@@ -31,7 +31,7 @@ TINY_MODEL = LlamaConfig(
     intermediate_size=16,
     max_position_embeddings=64,
 )
-TINY = Settings(
+TINY = CatalogSettings(
     catalogs=(CatalogShape(200, (3, 8, 8, 8)), CatalogShape(3000, (8, 8, 8, 8))),
     model=TINY_MODEL,
     prompt_length=6,

@@ -17,7 +17,7 @@ from atspeed_core.files import write_json
 from tasks.deployment.checkout import checkout_of, safe_name
 from tasks.nightly.close_run import KEEP_DAYS, close_run
 from tasks.nightly.night import load_night
-from tasks.nightly.open_run import Request, open_night
+from tasks.nightly.open_run import NightOptions, open_night
 from tasks.tracking import waiting
 from tests.mlflow_server import mlflow_server
 from tests.nightly.tiny_deployment import DATASET, NOBODY, PRESET, Deployment, git
@@ -46,7 +46,7 @@ def deployment(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def opened(run_id: str = "scheduled__2016-10-05T02:00:00+00:00", date: str = DAY, **options: Any) -> dict[str, Any]:
-    return open_night(Request(**{"run_id": run_id, "date": date, "dataset": DATASET, "methods": [], **options}))
+    return open_night(NightOptions(**{"run_id": run_id, "date": date, "dataset": DATASET, "methods": [], **options}))
 
 
 def run_stages(deployment: Deployment, checkout: Path, methods: tuple[str, ...] = ("sft", "atspeed_s")) -> None:
