@@ -51,7 +51,7 @@ def exhausted(counts: Counter[Prefix], seen_tokens: IntArray) -> set[Prefix]:
 
 
 @torch.inference_mode()
-def generate(  # noqa: PLR0913 - what generate of transformers has to be told; decoding is to be rebuilt
+def generate(  # noqa: PLR0913 - what generate of transformers needs; decoding is to be rebuilt
     model: PreTrainedModel,
     prompts: Tensor,
     mask: Tensor,
