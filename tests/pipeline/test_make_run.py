@@ -172,9 +172,9 @@ def run_until_stage_and_kill(project: Project, stage: str) -> None:
 
 
 def without_times(metrics: Any) -> Any:
-    """The figures that depend on weights and data alone."""
+    """The figures that depend on weights and data alone; whether a plan speculates depends on times, too."""
     if isinstance(metrics, dict):
-        timed = ("walltime", "latency", "baseline_latency", "plans")
+        timed = ("walltime", "latency", "baseline_latency", "load_average", "plans", "speculated")
         return {key: without_times(value) for key, value in metrics.items() if not key.startswith(timed)}
     return metrics
 
