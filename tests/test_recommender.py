@@ -58,7 +58,7 @@ def test_allowed_items_narrow_the_lists_without_reordering_them(recommender, ver
     out = recommender.recommend(HISTORIES, k=4, verification=verification, allowed_items=allowed)
     whole = recommender.recommend(HISTORIES, k=8, verification="none", allowed_items=None)
     assert all(set(items) == set(allowed[:4]) for items in out.items)
-    if verification == "exact_sampling":  # its scores are of the law within the allowed items, its order drawn
+    if verification == "exact_sampling":  # scores are log-probabilities within the allowed items, the order is sampled
         return
     for items, scores, all_items, all_scores in zip(out.items, out.scores, whole.items, whole.scores, strict=True):
         score_of = dict(zip(items, scores, strict=True))
@@ -184,8 +184,8 @@ def test_a_one_shot_draft_changes_no_list(recommender, one_shot, k):
     strict = one_shot.recommend(HISTORIES, k)
     assert strict.items == plain.items
     assert max(strict.target_calls) <= 3
-    drawn = one_shot.recommend(HISTORIES, k, verification="exact_sampling", seed=5)
-    assert drawn.items == recommender.recommend(HISTORIES, k, verification="exact_sampling", seed=5).items
+    sampled = one_shot.recommend(HISTORIES, k, verification="exact_sampling", seed=5)
+    assert sampled.items == recommender.recommend(HISTORIES, k, verification="exact_sampling", seed=5).items
 
 
 def test_a_one_shot_draft_offers_no_published_verification(one_shot):
@@ -216,8 +216,8 @@ def test_retrieval_drafting_changes_no_list(recommender, dare, k):
     plain = recommender.recommend(HISTORIES, k, verification="none")
     strict = dare.recommend(HISTORIES, k)
     assert strict.items == dare.search_as_published(HISTORIES, k).items == plain.items
-    drawn = dare.recommend(HISTORIES, k, verification="exact_sampling", seed=5)
-    assert drawn.items == recommender.recommend(HISTORIES, k, verification="exact_sampling", seed=5).items
+    sampled = dare.recommend(HISTORIES, k, verification="exact_sampling", seed=5)
+    assert sampled.items == recommender.recommend(HISTORIES, k, verification="exact_sampling", seed=5).items
     relaxed = dare.recommend(HISTORIES, k, verification="relaxed", seed=2)
     assert all(len(set(items)) == k for items in relaxed.items)
 
@@ -238,7 +238,7 @@ def test_retrieval_drafts_by_seed_and_history_whatever_the_batch(dare):
 
 
 def test_retrieval_draws_uniformly(dare):
-    """Every code of level 1 is as probable as the others, and so is each child of a drawn one."""
+    """Every code of level 1 is as probable as the others, and so is each child of a sampled one."""
     request = dare.prepare([["1"]], 1)
     choice = Choice(speculation="draft", most=[1, 1], ranked_levels=2)
     rows = []
@@ -251,12 +251,12 @@ def test_retrieval_draws_uniformly(dare):
 
 
 def test_sampling_as_published_without_speculation(recommender):
-    made = recommender.sample_as_published(HISTORIES, 5, seed=1)
-    assert made == recommender.sample_as_published(HISTORIES, 5, seed=1)
-    assert made.target_calls == [3, 3, 3]
-    assert made.accepted_steps == [0, 0, 0]
+    lists = recommender.sample_as_published(HISTORIES, 5, seed=1)
+    assert lists == recommender.sample_as_published(HISTORIES, 5, seed=1)
+    assert lists.target_calls == [3, 3, 3]
+    assert lists.accepted_steps == [0, 0, 0]
     others = [recommender.sample_as_published(HISTORIES, 5, seed=seed).items for seed in range(2, 6)]
-    assert any(items != made.items for items in others)
+    assert any(items != lists.items for items in others)
     cold = replace(recommender, decoding=DecodingConfig(temperature=1e-3))
     assert cold.sample_as_published(HISTORIES, 5).items == recommender.recommend(HISTORIES, 5, "none").items
 

@@ -37,10 +37,10 @@ def test_rows_follow_their_tokens_and_all_other_weights_are_copied(tmp_path: Pat
     shape = SHAPE.model_copy(update={"tie_embeddings": tied})
     earlier = save(tmp_path / "model", BEFORE, shape)
     before, now = build_tokenizer(BEFORE.code_tokens), build_tokenizer(NOW.code_tokens)
-    made = build_from(tmp_path / "model", shape, now, seed=1)
+    inherited = build_from(tmp_path / "model", shape, now, seed=1)
     for old, new in (
-        (earlier.get_input_embeddings(), made.get_input_embeddings()),
-        (earlier.get_output_embeddings(), made.get_output_embeddings()),
+        (earlier.get_input_embeddings(), inherited.get_input_embeddings()),
+        (earlier.get_output_embeddings(), inherited.get_output_embeddings()),
     ):
         tokens = ["<pad>", "<bos>", "<a_0>", "<a_2>", "<b_0>", "<b_3>"]
         expected = old.weight[code_token_ids(before, tokens)]
@@ -48,20 +48,22 @@ def test_rows_follow_their_tokens_and_all_other_weights_are_copied(tmp_path: Pat
         level = old.weight[code_token_ids(before, ["<b_0>", "<b_1>", "<b_3>"])]
         torch.testing.assert_close(new.weight[code_token_ids(now, ["<b_2>"])[0]], level.mean(0))
     old_state = earlier.state_dict()
-    others = {name: w for name, w in made.state_dict().items() if "embed_tokens" not in name and "lm_head" not in name}
+    others = {
+        name: w for name, w in inherited.state_dict().items() if "embed_tokens" not in name and "lm_head" not in name
+    }
     assert len(others) > 5
     assert all(torch.equal(weight, old_state[name]) for name, weight in others.items())
-    assert (made.get_input_embeddings().weight is made.get_output_embeddings().weight) is tied
+    assert (inherited.get_input_embeddings().weight is inherited.get_output_embeddings().weight) is tied
 
 
 def test_known_tokens_are_scored_as_before(tmp_path: Path) -> None:
     earlier = save(tmp_path / "model", BEFORE).eval()
     before, now = build_tokenizer(BEFORE.code_tokens), build_tokenizer(NOW.code_tokens)
-    made = build_from(tmp_path / "model", SHAPE, now, seed=1).eval()
+    inherited = build_from(tmp_path / "model", SHAPE, now, seed=1).eval()
     prompt, scored = ["<bos>", "<a_2>", "<b_3>"], ["<a_0>", "<a_2>", "<b_0>"]
     logits = [
         model(torch.tensor([code_token_ids(tokenizer, prompt)])).logits[0, -1, code_token_ids(tokenizer, scored)]
-        for model, tokenizer in ((earlier, before), (made, now))
+        for model, tokenizer in ((earlier, before), (inherited, now))
     ]
     torch.testing.assert_close(logits[0], logits[1])
 

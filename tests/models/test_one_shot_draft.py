@@ -129,16 +129,16 @@ def test_a_draft_grows_with_its_catalogue(tmp_path: Path) -> None:
     now = make_catalog([(0, 0, 1), (0, 1, 0), (0, 2, 5), (1, 0, 0), (2, 0, 0)])
     earlier = make_draft(before)
     save_one_shot(tmp_path / "draft", earlier, before)
-    made = build_from(tmp_path / "draft", before, SHAPE, now, max_history=4, seed=1)
+    inherited = build_from(tmp_path / "draft", before, SHAPE, now, max_history=4, seed=1)
     old, new = unit_names(before), unit_names(now)
-    rows, grown = earlier.head.weight, made.head.weight
+    rows, grown = earlier.head.weight, inherited.head.weight
     for name in old:
         assert torch.equal(grown[new.index(name)], rows[old.index(name)])
     siblings = rows[[old.index("<a_0><b_0>"), old.index("<a_0><b_1>")]]
     torch.testing.assert_close(grown[new.index("<a_0><b_2>")], siblings.mean(0))
     level = rows[[old.index("<a_0>"), old.index("<a_2>")]]
     torch.testing.assert_close(grown[new.index("<a_1>")], level.mean(0))
-    assert torch.equal(made.blocks[0].inner.weight, earlier.blocks[0].inner.weight)
+    assert torch.equal(inherited.blocks[0].inner.weight, earlier.blocks[0].inner.weight)
 
 
 def test_another_shape_is_told(tmp_path: Path) -> None:

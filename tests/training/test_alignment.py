@@ -37,7 +37,7 @@ def test_a_base_model_learns_as_a_draft(data, tmp_path):
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
-def test_a_rollout_is_asked_about_after_the_whole_history(data):
+def test_a_rollout_follows_the_whole_history(data):
     assert data.history(Context(1, len(SEQUENCES[1]), (7, 3))).tolist() == [*map(int, SEQUENCES[1]), 7, 3]
     ids, mask = data.prompts([Context(1, 2, (7, 3))])
     expected, _ = data.encoder.encode([[*SEQUENCES[1][:2], "7", "3"]])
@@ -73,8 +73,8 @@ def test_distributions_are_those_of_the_models_along_the_same_prefixes(data, own
     if own_beams:
         with torch.no_grad():
             tree = ScoredTree(draft, data.trie, *data.prompts(cached.contexts))
-            found = beam_search(tree, 4).leaves
-        assert not torch.equal(found, cached.leaves)
+            leaves = beam_search(tree, 4).leaves
+        assert not torch.equal(leaves, cached.leaves)
     finite = aligned.log_p > -torch.inf
     assert torch.equal(finite, aligned.log_q > -torch.inf)
     sums = aligned.log_p.exp().sum(-1)
@@ -99,20 +99,20 @@ LANGUAGE_MODELS = ("wordkd", "tvdkd", "seqkd", "atspeed_s", "atspeed_r", "prefix
 
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)
 def test_training_lowers_the_loss_of_the_method_on_all_its_contexts(data, name):
-    method, asked = (
+    method, options = (
         METHODS.get(name),
         make_settings(num_updates=60, beta=0.0, alpha=1.0, prefix_containment={"nodes": [2, 4]}),
     )
-    size = len(data.cache) if method.learns_from_rollouts(asked) else data.cache.index.num_observed
+    size = len(data.cache) if method.learns_from_rollouts(options) else data.cache.index.num_observed
     everything = data.cache.batch(np.arange(size), data.trie)
     draft = make_draft(data)
 
     def loss() -> dict[str, float]:
-        terms = alignment_terms(draft, data, method, asked, everything, 0)
+        terms = alignment_terms(draft, data, method, options, everything, 0)
         return {name: float(value.detach()) for name, value in terms.items()}
 
     before = loss()
-    curves = align(draft, data, method, asked)
+    curves = align(draft, data, method, options)
     after = loss()
     assert after["alignment_loss"] < 0.7 * before["alignment_loss"]
     assert name != "prefix_containment" or after["contained"] > before["contained"]
@@ -171,8 +171,8 @@ def test_a_stopped_run_resumes_and_ends_with_the_same_weights(data, tmp_path, mo
 
 @pytest.mark.parametrize(("share", "turns"), [(0.0, 0), (0.25, 5), (0.5, 10), (1.0, 20)])
 def test_own_beams_take_their_share_of_turns(share, turns):
-    asked = make_settings(**{"lambda": share})
-    assert [METHODS.get("atspeed_s").sequences(asked, step) for step in range(20)].count("own_beams") == turns
+    options = make_settings(**{"lambda": share})
+    assert [METHODS.get("atspeed_s").sequences(options, step) for step in range(20)].count("own_beams") == turns
 
 
 @torch.no_grad()
@@ -201,11 +201,11 @@ def test_the_ground_truth_path_is_that_of_the_next_item_and_both_models_speak_al
         codes = catalog.codes[item].tolist()
         for level in range(3):
             valid = sorted({r[level] for r in catalog.codes.tolist() if r[:level] == codes[:level]})
-            for model, found in ((draft, aligned.log_q), (data.target, aligned.log_p)):
+            for model, log_probs in ((draft, aligned.log_q), (data.target, aligned.log_p)):
                 whole = plain_distribution(model, data, context, codes[:level])
                 chosen = torch.log_softmax(whole[data.encoder.code_ids[valid]], -1) if constrained else whole
-                torch.testing.assert_close(found[row, level, : len(chosen)].detach(), chosen, atol=2e-4, rtol=1e-4)
-                assert (found[row, level, len(chosen) :] == -torch.inf).all()
+                torch.testing.assert_close(log_probs[row, level, : len(chosen)].detach(), chosen, atol=2e-4, rtol=1e-4)
+                assert (log_probs[row, level, len(chosen) :] == -torch.inf).all()
 
 
 @pytest.mark.parametrize("source", ["top_k", "ground_truth", "own_beams"])
@@ -265,8 +265,8 @@ def test_the_switches_change_what_they_say(data):
 def test_sequences_come_from_where_the_method_takes_them():
     half, truth = make_settings(**{"lambda": 0.5}), make_settings(sequences="ground_truth", **{"lambda": 0.0})
 
-    def along(name, asked, step):
-        return METHODS.get(name).sequences(asked, step)
+    def along(name, options, step):
+        return METHODS.get(name).sequences(options, step)
 
     assert [along("atspeed_s", half, step) for step in range(4)] == ["top_k", "own_beams"] * 2
     assert along("atspeed_r", half, 1) == "top_k"

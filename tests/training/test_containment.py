@@ -36,15 +36,15 @@ def drafted(draft, trie, prompts, mask, most) -> list[set[int]]:
 @torch.no_grad()
 def test_contained_says_whether_drafting_proposes_all_prefixes_of_the_target_s_sequences(data, most, seed):
     draft = CodeModel(make_model(build_tokenizer(data.encoder.catalog.code_tokens), seed=seed), data.encoder.code_ids)
-    found, expected = [], []
+    contained, expected = [], []
     for number in range(12):
         cached = data.cache.batch(np.array([number]), data.trie)
         prompts, mask = data.prompts(cached.contexts)
         prefixes = set(data.trie.ancestors(cached.leaves)[..., 1:].flatten().tolist()) - {-1}
         expected.append(float(prefixes <= drafted(draft, data.trie, prompts, mask, most)[0]))
-        asked = PrefixContainment(nodes=most)
-        found.append(float(containment(draft, data.trie, prompts, mask, cached, asked)[1]))
-    assert found == expected
+        options = PrefixContainment(nodes=most)
+        contained.append(float(containment(draft, data.trie, prompts, mask, cached, options)[1]))
+    assert contained == expected
 
 
 def test_the_loss_is_the_divergence_along_each_prefix_weighted_by_how_it_stands(data):
@@ -52,7 +52,7 @@ def test_the_loss_is_the_divergence_along_each_prefix_weighted_by_how_it_stands(
     draft = CodeModel(make_model(build_tokenizer(data.encoder.catalog.code_tokens), seed=5), data.encoder.code_ids)
     for number, most in ((0, [2, 4]), (3, [3, 6]), (5, [4, 12])):
         cached = data.cache.batch(np.array([number]), data.trie)
-        (context,), asked = cached.contexts, PrefixContainment(nodes=most, margin=0.5)
+        (context,), options = cached.contexts, PrefixContainment(nodes=most, margin=0.5)
         prefixes = {tuple(path_of(data, int(leaf))[:t]) for leaf in cached.leaves[0] for t in (1, 2)}
 
         def score(codes, context=context) -> float:
@@ -83,7 +83,7 @@ def test_the_loss_is_the_divergence_along_each_prefix_weighted_by_how_it_stands(
             missing = 1 / (1 + math.exp(min(700, score(codes) - bound[len(codes)] - 0.5)))
             along = sum(divergence(codes[:t]) for t in range(len(codes))) / len(codes)
             expected += (0.1 + missing) * along / len(prefixes)
-        loss, _ = containment(draft, data.trie, *data.prompts(cached.contexts), cached, asked)
+        loss, _ = containment(draft, data.trie, *data.prompts(cached.contexts), cached, options)
         assert loss.requires_grad
         assert float(loss.detach()) == pytest.approx(expected, rel=5e-3)
 
