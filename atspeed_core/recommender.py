@@ -60,7 +60,7 @@ class Recommendation:
         accepted_steps: drafted steps accepted (AS) by request, 0 .. L - 1.
         target_calls: forward passes of the target by request.
         target_nodes: trie nodes that these passes held, by request.
-        unknown_items: history items by request that the catalogue does not know; they were skipped.
+        unknown_items: history items by request that the catalog does not know; they were skipped.
     """
 
     items: list[list[str]]
@@ -119,7 +119,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Recommender:
-    """A target, its draft, the catalogue and a plan of decoding. Build one with `Recommender.load`."""
+    """A target, its draft, the catalog and a plan of decoding. Build one with `Recommender.load`."""
 
     catalog: Catalog
     encoder: PromptEncoder
@@ -505,11 +505,9 @@ class Recommender:
 
     def _check(self, k: int, allowed_items: Sequence[str] | None = None) -> None:
         if not 1 <= k <= self.catalog.trie.num_leaves:
-            raise UserError(
-                f"k = {k}: must lie between 1 and the catalogue's {self.catalog.trie.num_leaves} identifiers"
-            )
+            raise UserError(f"k = {k}: must lie between 1 and the catalog's {self.catalog.trie.num_leaves} identifiers")
         if allowed_items is not None and not len(self.catalog.positions_of(allowed_items)):
-            raise UserError("allowed_items: none of them is in the catalogue")
+            raise UserError("allowed_items: none of them is in the catalog")
 
     def _check_rounds(self, k: int, scheme: str) -> None:
         if not self.drafts_in_rounds:

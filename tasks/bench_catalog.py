@@ -76,7 +76,7 @@ def chosen_device(name: str) -> torch.device:
 
 
 def catalog_table(result: Json) -> TextTable:
-    """Time to build and size of each catalogue's trie."""
+    """Time to build and size of each catalog's trie."""
     rows = [
         [
             f"{facts['num_items']:,}",
@@ -96,7 +96,7 @@ def catalog_table(result: Json) -> TextTable:
     )
     columns = ["items", "codes per level", "prefixes by depth", "most children by depth"]
     columns += ["build s, host + device", "device B/item", "host B/item", "narrow ms"]
-    return TextTable("How large may the catalogue be?", note, columns, rows)
+    return TextTable("How large may the catalog be?", note, columns, rows)
 
 
 def step_table(result: Json) -> TextTable:

@@ -37,12 +37,12 @@ def main(params: ParamsPath = Path("params.yaml")) -> None:
 
 
 def check_list_lengths(catalog: Catalog, params: Params) -> None:
-    """Refuse lists longer than the catalogue here, before any training."""
+    """Refuse lists longer than the catalog here, before any training."""
     lengths = {"evaluate.ks": max(params.evaluate.ks, default=0), "cache_topk.top_k": params.cache_topk.top_k}
     for name, length in lengths.items():
         if length > catalog.trie.num_leaves:
             most = catalog.trie.num_leaves
-            raise UserError(f"{name}: K = {length} is larger than the catalogue of {most} identifiers; lower it")
+            raise UserError(f"{name}: K = {length} is larger than the catalog of {most} identifiers; lower it")
 
 
 def save(made: Identifiers, folder: Path) -> None:

@@ -34,7 +34,7 @@ def main(params: ParamsPath = Path("params.yaml")) -> None:
         decoding = run.params.decoding().for_training()
         recommender = Recommender.load(TARGET, identifiers=IDENTIFIERS / "identifiers.json", decoding=decoding)
         if settings.top_k > recommender.catalog.trie.num_leaves:
-            raise UserError(f"cache_topk.top_k = {settings.top_k}: the catalogue has fewer identifiers; lower it")
+            raise UserError(f"cache_topk.top_k = {settings.top_k}: the catalog has fewer identifiers; lower it")
         sequences = _known_sequences(recommender)
         contexts = observed(sequences, settings)
         contexts += rolled_out(recommender, sequences, settings)

@@ -38,7 +38,7 @@ def evaluate(method: str, params: Params) -> Json:
 
     Raises:
         UserError: an input is missing or damaged, the reference lists or times are of other users or K, or a K is
-            larger than the catalogue.
+            larger than the catalog.
     """
     settings, identifiers = params.evaluate, IDENTIFIERS / "identifiers.json"
     test = load_test_part(Catalog.load(identifiers), settings)

@@ -33,7 +33,7 @@ def evaluate(params: Params) -> Json:
     """Measure the target in the project's folder; returns the content of results/target.json.
 
     Raises:
-        UserError: an input is missing or damaged, or a K is larger than the catalogue.
+        UserError: an input is missing or damaged, or a K is larger than the catalog.
     """
     settings, identifiers = params.evaluate, IDENTIFIERS / "identifiers.json"
     train = list(load_train(PROCESSED).values())

@@ -143,11 +143,11 @@ def test_of_items_that_share_an_identifier_only_the_seen_ones_are_left_out(tmp_p
     [
         ({"histories": [["1"], []]}, "request 1: the history is empty"),
         ({"histories": [["nobody"]]}, "request 0: the history holds no known item .*nobody"),
-        ({"k": 0}, "between 1 and the catalogue's 24"),
-        ({"k": 25, "verification": "none"}, "between 1 and the catalogue's 24"),
+        ({"k": 0}, "between 1 and the catalog's 24"),
+        ({"k": 25, "verification": "none"}, "between 1 and the catalog's 24"),
         ({"k": 9, "verification": "relaxed"}, "raise draft_beams"),
         ({"verification": "fast"}, "known: exact_sampling, none, relaxed, strict"),
-        ({"allowed_items": ["nobody"]}, "none of them is in the catalogue"),
+        ({"allowed_items": ["nobody"]}, "none of them is in the catalog"),
     ],
 )
 def test_mistakes_are_named(recommender, arguments, message):

@@ -1,4 +1,4 @@
-"""A small catalogue, a target's cache for it and drafts to align with the target."""
+"""A small catalog, a target's cache for it and drafts to align with the target."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Tiny catalogues and random models for the tests of decoding and training."""
+"""Tiny catalogs and random models for the tests of decoding and training."""
 
 from pathlib import Path
 from typing import Any

@@ -45,7 +45,7 @@ def obstacle(name: str, target: Target, k: int) -> str | None:
     """The reason why a peer cannot answer at this K; None if it can."""
     recommender = target.trained
     if k > recommender.trie.depth_start[-1] - recommender.trie.first_leaf:
-        return "K is larger than the catalogue"
+        return "K is larger than the catalog"
     if name == PUBLISHED and not recommender.drafts_in_rounds:
         return "the draft is not a language model"
     if name == PUBLISHED and k > recommender.decoding.draft_beams:

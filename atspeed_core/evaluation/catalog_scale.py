@@ -1,4 +1,4 @@
-"""What the item trie costs at catalogue scale: time to build, bytes per item, a search step next to a model step."""
+"""What the item trie costs at catalog scale: time to build, bytes per item, a search step next to a model step."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ ALLOWED_ITEMS = 1000  # of the request whose trie is narrowed to them
 
 @dataclass(frozen=True)
 class CatalogShape:
-    """A synthetic catalogue.
+    """A synthetic catalog.
 
     Attributes:
         num_items: items; a few may share an identifier.
@@ -47,7 +47,7 @@ class CatalogSettings:
     """What is measured.
 
     Attributes:
-        catalogs: catalogues of different sizes, all held on the device together.
+        catalogs: catalogs of different sizes, all held on the device together.
         model: llama architecture that the trie is compared with; its weights are random.
         prompt_length: tokens in the cache before the model's step.
         ks: beams of a request; the model's step takes as many tokens.
@@ -67,7 +67,7 @@ class CatalogSettings:
 
 @dataclass(frozen=True)
 class BuiltCatalog:
-    """A catalogue's trie on the host and on the device, and the seconds that each took to build."""
+    """A catalog's trie on the host and on the device, and the seconds that each took to build."""
 
     shape: CatalogShape
     trie: Trie
@@ -78,10 +78,10 @@ class BuiltCatalog:
 
 @torch.inference_mode()
 def measure_catalogs(settings: CatalogSettings, device: torch.device, dtype: torch.dtype) -> Json:
-    """Build the catalogues and time their steps alongside the model's; `dtype` is the model's.
+    """Build the catalogs and time their steps alongside the model's; `dtype` is the model's.
 
     Returns:
-        device (see `device_facts`), conditions, catalogs (see `catalog_facts`), and steps: for each catalogue, K and
+        device (see `device_facts`), conditions, catalogs (see `catalog_facts`), and steps: for each catalog, K and
         batch the medians decode_step_us and trie_step_us (at depth 0, 1, ...) in microseconds, and
         largest_share, the costliest trie step / the model's step.
     """
@@ -167,7 +167,7 @@ def narrowing_milliseconds(catalog: BuiltCatalog, settings: CatalogSettings) -> 
 def time_steps(
     catalogs: Sequence[BuiltCatalog], model: LlamaForCausalLM, settings: CatalogSettings, *, k: int, batch: int
 ) -> Iterator[Json]:
-    """Time every catalogue's trie steps and the model's step in turn; see `measure` for what comes out."""
+    """Time every catalog's trie steps and the model's step in turn; see `measure_catalogs` for what comes out."""
     rng = np.random.default_rng(settings.seed)
     runs = {"model": decode_step(model, settings.prompt_length, k=k, batch=batch)}
     for catalog, depth in product(catalogs, range(len(SKEWS))):
@@ -210,7 +210,7 @@ def trie_step(
     """The next beams [B, k] and their scores: look up children, gather their log-probabilities, keep the best.
 
     Args:
-        trie: the catalogue.
+        trie: the catalog.
         nodes: [B, K] int64 beams.
         scores: [B, K] float32.
         log_probs: [B, K, codes] float32 of the next code.

@@ -113,11 +113,11 @@ def check_ks(ks: Sequence[int], num_identifiers: int, num_users: int) -> None:
     """Refuse what cannot be measured, before any work is done.
 
     Raises:
-        UserError: a K above the number of identifiers in the catalogue, or fewer than two test users.
+        UserError: a K above the number of identifiers in the catalog, or fewer than two test users.
     """
     if max(ks) > num_identifiers:
-        remedy = f"the catalogue has {num_identifiers} identifiers, lower the largest K"
-        raise UserError(f"evaluate.ks: K = {max(ks)} is larger than the catalogue: {remedy}")
+        remedy = f"the catalog has {num_identifiers} identifiers, lower the largest K"
+        raise UserError(f"evaluate.ks: K = {max(ks)} is larger than the catalog: {remedy}")
     if num_users < 2:
         remedy = "intervals need two at least; let prepare_data keep more users"
         raise UserError(f"the test part has {num_users} user(s); {remedy}")

@@ -81,7 +81,7 @@ class Catalog:
         return sum(n for n in Counter(map(tuple, self.codes.tolist())).values() if n > 1)
 
     def known_items(self, items: Sequence[str]) -> list[str]:
-        """Those of `items` that the catalogue knows, in their order."""
+        """Those of `items` that the catalog knows, in their order."""
         return [item for item in items if item in self.position]
 
     def items_of_leaves(self, leaves: Sequence[int]) -> list[str]:

@@ -75,7 +75,7 @@ def read_origin(champion: Path) -> dict[str, Any]:
 
 
 def keeps_identifiers(earlier: Catalog, catalog: Catalog) -> bool:
-    """Whether the catalogues share items, and each of these has the same identifier in both."""
+    """Whether the catalogs share items, and each of these has the same identifier in both."""
     before, now = earlier.identifiers(), catalog.identifiers()
     both = before.keys() & now.keys()
     return bool(both) and all(before[item] == now[item] for item in both)

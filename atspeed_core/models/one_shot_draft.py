@@ -5,7 +5,7 @@ the prefixes down to some depth and the codes of the deeper levels. A softmax ov
 which an item trie hardly branches, gives their probabilities and, as sums, those of all depths above. Below that depth,
 siblings share their parent's probability by the scores of their own units; only the requested ones are computed. A
 depth has units of its own if decoding drafts it and it has no more than `MAX_PREFIXES` prefixes, so weights and work
-are bounded for any catalogue. Weights: two tables of [units, hidden size] float32, 18 MB for Amazon Beauty (12,023
+are bounded for any catalog. Weights: two tables of [units, hidden size] float32, 18 MB for Amazon Beauty (12,023
 identifiers, 18,000 units) at hidden size 128, and 4 bytes per level of every item.
 """
 
@@ -264,7 +264,7 @@ def paths_of_items(catalog: Catalog) -> NDArray[np.int64]:
 
 
 def unit_names(catalog: Catalog) -> list[str]:
-    """The code tokens of each unit, joined: "<a_3>", "<a_3><b_14>", "<c_15>"; the same in every catalogue."""
+    """The code tokens of each unit, joined: "<a_3>", "<a_3><b_14>", "<c_15>"; the same in every catalog."""
     trie, units = catalog.trie, units_of_nodes(catalog)
     deep = int(trie.depth_start[own_depths(catalog) + 1])
     names = [""] * (1 + int(units.max()))
@@ -277,7 +277,7 @@ def unit_names(catalog: Catalog) -> list[str]:
 def build_from(
     folder: str | Path, earlier: Catalog, shape: OneShotShape, catalog: Catalog, *, max_history: int, seed: int
 ) -> OneShotDraft:
-    """A draft for `catalog` with the weights of the one in `folder`, which is for the catalogue `earlier`.
+    """A draft for `catalog` with the weights of the one in `folder`, which is for the catalog `earlier`.
 
     Rows of units follow their names. A prefix that is new starts at the mean of its siblings, a new code at that of its
     level, and any other unit at the mean of all.
@@ -344,7 +344,7 @@ def load_one_shot(folder: str | Path, catalog: Catalog, *, device: torch.device 
     if config.get("format") != FORMAT:
         raise UserError(f"{folder}: saved by another version of this code; run align_draft again")
     if config.get("identifiers") != _digest(catalog):
-        raise UserError(f"{folder}: trained for other identifiers than the catalogue's; run align_draft again")
+        raise UserError(f"{folder}: trained for other identifiers than the catalog's; run align_draft again")
     try:
         shape = OneShotShape(**{name: config[name] for name in SHAPE}, dropout=0.0)
         draft = OneShotDraft(shape, catalog, max_history=config["max_history"], seed=0)

@@ -61,7 +61,7 @@ class PromptEncoder:
         for number, (history, places) in enumerate(zip(histories, known, strict=True)):
             if not places:
                 what = "is empty" if not history else f"holds no known item (first: '{history[0]}')"
-                raise UserError(f"request {number}: the history {what}; give at least one item of the catalogue")
+                raise UserError(f"request {number}: the history {what}; give at least one item of the catalog")
         return self.encode_positions(known)
 
     def encode_positions(self, histories: Sequence[Sequence[int] | NDArray[np.int64]]) -> tuple[Tensor, Tensor]:

@@ -285,7 +285,7 @@ def _recalls(model: CodeModel, trie: DeviceTrie, encoder: PromptEncoder, example
 
 
 def _example_loss(model: PreTrainedModel, encoder: PromptEncoder, examples: list[Example]) -> torch.Tensor:
-    """L_rec of the first held-out item that the catalogue knows, after the example's history."""
+    """L_rec of the first held-out item that the catalog knows, after the example's history."""
     positions = [encoder.known([*e.history, *encoder.catalog.known_items(e.targets)[:1]]) for e in examples]
     batch = token_batch([np.array(p) for p in positions], encoder)
     levels = encoder.catalog.num_levels

@@ -42,7 +42,7 @@ class Context:
     Attributes:
         user: number of the user in the training file.
         position: number of items before the cut, at least 1.
-        rollout: items sampled to follow them, as places in the catalogue.
+        rollout: items sampled to follow them, as places in the catalog.
     """
 
     user: int

@@ -97,7 +97,7 @@ def test_timing_users_are_drawn_once_for_all_methods() -> None:
     assert choose_users(3, 10, seed=0) == [0, 1, 2]
 
 
-@pytest.mark.parametrize(("users", "message"), [(10, "K = 20 is larger than the catalogue"), (1, "two at least")])
+@pytest.mark.parametrize(("users", "message"), [(10, "K = 20 is larger than the catalog"), (1, "two at least")])
 def test_what_cannot_be_measured_is_refused(users: int, message: str) -> None:
     check_ks([1, 20], 20, 2)
     with pytest.raises(UserError, match=message):

@@ -82,7 +82,7 @@ def test_it_sees_the_most_recent_items_alone(cyclic: TrainedSasRec) -> None:
 
 
 def test_an_item_that_nobody_had_is_no_history(cyclic: TrainedSasRec) -> None:
-    """It is in the catalogue, and a user of the test part may have it; its embedding was only ever pushed away."""
+    """It is in the catalog, and a user of the test part may have it; its embedding was only ever pushed away."""
     data = TrainingData.from_sequences(ITEMS, [[item for item in cycle if item != "4"] for cycle in CYCLES])
     including = replace(cyclic, chosen=replace(cyclic.chosen, exclude_seen=False))
     for history, same in ((["1", "2", "3", "4"], ["1", "2", "3"]), (["4"], [])):

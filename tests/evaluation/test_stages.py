@@ -206,7 +206,7 @@ def test_times_of_other_users_are_refused(project: Path) -> None:
 
 def test_too_long_lists_are_refused_before_the_model_is_loaded(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate_target.Recommender, "load", lambda **_: pytest.fail("the model was loaded"))
-    with pytest.raises(UserError, match="K = 30 is larger than the catalogue: the catalogue has 13 identifiers"):
+    with pytest.raises(UserError, match="K = 30 is larger than the catalog: the catalog has 13 identifiers"):
         evaluate_target.evaluate(make_params(ks=[1, 30]))
     assert not (project / "results").exists()
 

@@ -81,6 +81,6 @@ def test_lists_longer_than_the_catalogue_are_refused_and_earlier_outputs_stay(wo
     before = {name: (workspace / "data/identifiers" / name).read_bytes() for name in OUTPUTS}
     done = run_stage(workspace, evaluate={"ks": [10, 41], "draft_beams": 41}, codebook_width=3, num_levels=4)
     assert done.exit_code == 2
-    assert "evaluate.ks: K = 41 is larger than the catalogue of 40 identifiers" in done.stderr
+    assert "evaluate.ks: K = 41 is larger than the catalog of 40 identifiers" in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2  # one line, and one that says how many items were embedded
     assert {name: (workspace / "data/identifiers" / name).read_bytes() for name in OUTPUTS} == before

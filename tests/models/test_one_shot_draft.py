@@ -1,4 +1,4 @@
-"""The one-shot draft: its probabilities are ones, its folder is safe, its weights follow a growing catalogue."""
+"""The one-shot draft: its probabilities are ones, its folder is safe, its weights follow a growing catalog."""
 
 from itertools import pairwise
 from pathlib import Path

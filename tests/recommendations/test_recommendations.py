@@ -202,7 +202,7 @@ def test_a_user_without_a_list_does_not_fail_the_shard(project: Path) -> None:
     recommend(folder, shards)
     call(publish_recommendations, "--folder", str(folder))
     lists = listed(folder)
-    assert sorted(lists["nearly"]) == ["22", "23"]  # all that is left of the catalogue
+    assert sorted(lists["nearly"]) == ["22", "23"]  # all that is left of the catalog
     assert USERS.keys() - lists.keys() == {"nobody", "sated"}
     assert json.loads((folder / "manifest.json").read_text())["users_without_list"] == 2
 

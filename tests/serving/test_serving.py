@@ -91,7 +91,7 @@ def ask(address: str, histories: list[list[str]], **params: Any) -> list[dict[st
         {"k": K},
         {"k": 5, "verification": "none"},
         {"k": 4, "verification": "relaxed"},
-        {"k": K, "allowed_items": ["3", "4", "9", "17", "not in the catalogue"]},
+        {"k": K, "allowed_items": ["3", "4", "9", "17", "not in the catalog"]},
     ],
 )
 def test_the_served_lists_are_those_of_the_recommender(served: tuple[str, Recommender], params: dict[str, Any]) -> None:
