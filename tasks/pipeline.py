@@ -85,12 +85,13 @@ def reproduce(at_once: int) -> tuple[int, dict[str, float]]:
     """
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
     environment = {**with_this_python(), RUN_ID: run_id, SENDER: "make run"}
-    clock, code = StageClock(), 0
+    code = 0
     commands = rounds(environment, at_once)
     # Ctrl-C ends the stage; dvc then says so and ends as well. A function, as dvc would inherit SIG_IGN.
     before = signal.signal(signal.SIGINT, lambda *_: None)
-    for side_by_side in commands:
-        code = code or run_side_by_side(side_by_side, at_once, environment, clock)
+    with StageClock() as clock:
+        for side_by_side in commands:
+            code = code or run_side_by_side(side_by_side, at_once, environment)
     signal.signal(signal.SIGINT, before)
     return code, clock.seconds
 
@@ -129,7 +130,7 @@ def stale_stages(environment: dict[str, str]) -> set[str]:
     return {name.split("@")[0] for name in json.loads(status.stdout)}
 
 
-def run_side_by_side(commands: list[list[str]], at_once: int, environment: dict[str, str], clock: StageClock) -> int:
+def run_side_by_side(commands: list[list[str]], at_once: int, environment: dict[str, str]) -> int:
     """Run commands, `at_once` of them at a time; after a failure none is started. Returns the first exit code not 0."""
     to_start, running, answered = list(commands), list[subprocess.Popen[str]](), True
     codes: list[int] = []
@@ -142,10 +143,9 @@ def run_side_by_side(commands: list[list[str]], at_once: int, environment: dict[
                 copies.append(threading.Thread(target=copy_lines, args=(stream,), daemon=True))
                 copies[-1].start()
         time.sleep(POLL_SECONDS)
-        clock.look()
         codes += [code for dvc in running if (code := dvc.poll()) is not None]
         running = [dvc for dvc in running if dvc.returncode is None]
-        if answered and waiting():
+        if answered and waiting() and not being_timed():  # sending takes a core for seconds
             answered = send_or_warn() == 0
     for copy in copies:
         copy.join(COPY_SECONDS)

@@ -2,26 +2,49 @@
 
 import contextlib
 import logging
+import threading
 import time
 
 import psutil
 from rich.console import Console
 from rich.table import Table
 
+POLL_SECONDS = 0.5
 STAGE_VARIABLE = "DVC_STAGE"  # DVC names the stage to the command that it runs
 
 log = logging.getLogger(__name__)
 
 
 class StageClock:
-    """Watches the stages among the descendants of this process."""
+    """Watches the stages among the descendants of this process, in a thread of its own, from `with` to its end.
+
+    Attributes:
+        seconds: of the stages that have ended, by DVC's names for them.
+    """
 
     def __init__(self) -> None:
         """Nothing has run yet."""
         self.seconds: dict[str, float] = {}
         self._running: dict[str, psutil.Process] = {}
+        self._over = threading.Event()
+        self._watching = threading.Thread(target=self._watch, daemon=True)
 
-    def look(self) -> None:
+    def __enter__(self) -> "StageClock":
+        """Begin to watch."""
+        self._watching.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Look a last time."""
+        self._over.set()
+        self._watching.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(POLL_SECONDS):
+            self._look()
+        self._look()
+
+    def _look(self) -> None:
         """Note which stages run now and report those that have ended since the last look."""
         now = time.time()
         current = stages_below(psutil.Process())

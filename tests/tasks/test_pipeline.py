@@ -17,7 +17,6 @@ from tasks.pipeline import (
     reproduce,
     run_side_by_side,
 )
-from tasks.stage_clock import StageClock
 from tests.tiny_project import ROOT
 
 # Each stage writes when it started and when it ended; the drafts wait for each other, so alone they would never end.
@@ -94,7 +93,7 @@ def test_after_a_failure_nothing_more_is_started(tmp_path: Path) -> None:
         return [sys.executable, "-c", f"open({str(tmp_path / name)!r}, 'w'); raise SystemExit({code})"]
 
     commands = [command("first", 0), command("second", 3), command("third", 0)]
-    assert run_side_by_side(commands, 2, dict(os.environ), StageClock()) == 3
+    assert run_side_by_side(commands, 2, dict(os.environ)) == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
 
 
