@@ -63,6 +63,10 @@ class Project:
     def locked(self, stage: str) -> Any:
         return yaml.safe_load((self.folder / "dvc.lock").read_text())["stages"][stage]
 
+    def has_locked(self, stage: str) -> bool:
+        lock = self.folder / "dvc.lock"
+        return lock.exists() and stage in yaml.safe_load(lock.read_text())["stages"]
+
     def mlflow_runs(self) -> list[str]:
         with sqlite3.connect(self.folder / "mlflow.db") as store:
             return [name for (name,) in store.execute("select name from runs order by start_time")]
@@ -141,7 +145,8 @@ def test_a_pipeline_killed_once_in_every_stage_ends_with_the_same_results(
     other = Project(tmp_path_factory.mktemp("killed"))
     stages = list(yaml.safe_load((project.folder / "dvc.lock").read_text())["stages"])
     for stage in stages:
-        run_until_stage_and_kill(other, stage)
+        if not other.has_locked(stage):  # drafts run side by side: it may have ended while another was waited for
+            run_until_stage_and_kill(other, stage)
     other.run(sys.executable, "-m", "tasks.pipeline")
     for stage in stages:
         for mine, theirs in zip(other.locked(stage)["outs"], project.locked(stage)["outs"], strict=True):
