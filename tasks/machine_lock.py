@@ -6,9 +6,12 @@ times requests holds it alone, and no other evaluation runs meanwhile.
 
 import fcntl
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 LOCK = Path(".dvc/tmp/clock.lock")  # of the folder that the stage runs in
 
@@ -41,6 +44,12 @@ def being_timed(lock: Path = LOCK) -> bool:
     return False
 
 
+def num_waiting(lock: Path = LOCK) -> int:
+    """How many processes wait for the lock, and so compute nothing."""
+    marks = lock.parent.glob(f"{lock.name}.*")
+    return sum(psutil.pid_exists(int(mark.suffix[1:])) for mark in marks)
+
+
 @contextmanager
 def _held(path: Path, kind: int, waiting: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,5 +58,8 @@ def _held(path: Path, kind: int, waiting: str) -> Iterator[None]:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             log.info("%s", waiting)
+            mark = path.with_name(f"{path.name}.{os.getpid()}")
+            mark.touch()
             fcntl.flock(file, kind)
+            mark.unlink(missing_ok=True)
         yield

@@ -3,10 +3,10 @@
 One at a time in a folder. A run that was killed may leave processes behind (see tasks/processes.py): they are ended
 first, or the two would write the same files.
 
-The drafts are aligned, and then evaluated, several at a time where cores allow, each by a `dvc repro --single-item` of
-its own: DVC gives up its lock of the project while a stage's command runs and keeps two stages from writing the same
-files. An evaluation that reads the clock has the machine to itself (tasks/machine_lock.py). The last `dvc repro` goes
-over all stages, so what it leaves in dvc.lock is what it would leave without this.
+Where cores allow, drafts are aligned and evaluated several at a time, each as soon as what it needs is there, by a `dvc
+repro --single-item` of its own: DVC gives up its lock of the project while a stage's command runs and keeps two stages
+from writing the same files. An evaluation that reads the clock has the machine to itself (tasks/machine_lock.py). The
+last `dvc repro` goes over all stages, so what it leaves in dvc.lock is what it would leave without this.
 """
 
 import fcntl
@@ -20,7 +20,8 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -32,7 +33,7 @@ from atspeed_core.data.sources import absent
 from atspeed_core.errors import TemporaryError, UserError
 from atspeed_core.settings import load_params
 from tasks.environment import RUN_ID, SENDER
-from tasks.machine_lock import being_timed
+from tasks.machine_lock import being_timed, machine_shared, num_waiting
 from tasks.paths import RESULTS
 from tasks.processes import end_orphans, end_tree, end_with, make_above, own_children
 from tasks.stage import exit_codes, set_up_logging
@@ -43,11 +44,11 @@ from tasks.tracking import send_or_warn, waiting
 LOCK = Path(".dvc/tmp/make-run.lock")
 WAIT_SECONDS = 10.0  # for a predecessor that was killed to notice and end
 POLL_SECONDS = 0.5
+MOST_WAITING = 2  # jobs beyond the cores, each with its models in memory, that wait to read the clock
 COPY_SECONDS = 5.0  # for the last lines of a command that has ended
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
 REPRO = (*DVC, "repro")
 BEFORE_DRAFTS = "cache_topk"  # every stage that an alignment needs is this one or comes before it
-BEFORE_EVALUATIONS = "evaluate_target"  # likewise for the evaluations of drafts
 AFTER_DRAFTS = {"evaluate_target", "evaluate", "report"}  # stages that no alignment needs
 
 log = logging.getLogger(__name__)
@@ -86,33 +87,49 @@ def reproduce(at_once: int) -> tuple[int, dict[str, float]]:
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
     environment = {**with_this_python(), RUN_ID: run_id, SENDER: "make run"}
     code = 0
-    commands = rounds(environment, at_once)
     # Ctrl-C ends the stage; dvc then says so and ends as well. A function, as dvc would inherit SIG_IGN.
     before = signal.signal(signal.SIGINT, lambda *_: None)
     with StageClock() as clock:
-        for side_by_side in commands:
-            code = code or run_side_by_side(side_by_side, at_once, environment)
+        for jobs in rounds(environment, at_once):
+            code = code or run_side_by_side(jobs, at_once, environment)
     signal.signal(signal.SIGINT, before)
     return code, clock.seconds
 
 
-def rounds(environment: dict[str, str], at_once: int) -> list[list[list[str]]]:
-    """Commands to run one round after the other; those of a round may run side by side."""
-    commands = [[[*REPRO]]]
+@dataclass(frozen=True)
+class Job:
+    """A command of a round.
+
+    Attributes:
+        command: what is run.
+        stage: DVC's name of the stage that it runs; empty: several stages.
+        needs: stages of the same round that must have ended before.
+        disturbs: whether nothing may be timed while it runs; an evaluation sees to that itself.
+    """
+
+    command: list[str]
+    stage: str = ""
+    needs: frozenset[str] = frozenset()
+    disturbs: bool = False
+
+    @classmethod
+    def single(cls, stage: str, *needs: str, disturbs: bool = False) -> "Job":
+        """Run one stage if it is out of date."""
+        return cls([*REPRO, "--single-item", stage], stage, frozenset(needs), disturbs)
+
+
+def rounds(environment: dict[str, str], at_once: int) -> list[list[Job]]:
+    """What is run one round after the other; jobs of a round may run side by side."""
+    everything = [Job([*REPRO])]
     stale = None if at_once < 2 else stale_stages(environment)
-    if not stale:
-        return commands
-    # The first method, sft, takes the least time: at the end it leaves the others the least to wait for.
-    if len(evaluations := matrix_stages(Path("dvc.yaml"), "evaluate")) > 1:
-        commands = [[[*REPRO, BEFORE_EVALUATIONS]], [single(name) for name in reversed(evaluations)], *commands]
-    if len(drafts := matrix_stages(Path("dvc.yaml"), "align_draft")) > 1 and stale - AFTER_DRAFTS:
-        commands = [[[*REPRO, BEFORE_DRAFTS]], [single(name) for name in reversed(drafts)], *commands]
-    return commands
-
-
-def single(stage: str) -> list[str]:
-    """The command that runs one stage if it is out of date."""
-    return [*REPRO, "--single-item", stage]
+    drafts, evaluations = (matrix_stages(Path("dvc.yaml"), stage) for stage in ("align_draft", "evaluate"))
+    if not stale or max(len(drafts), len(evaluations)) < 2:
+        return [everything]
+    # Long jobs first: sft, the first method, takes the least time, so that at the end no core waits for long.
+    first, *others = (Job.single(name, disturbs=True) for name in reversed(drafts))
+    target = [Job.single("evaluate_target")] if evaluations else []
+    measured = [Job.single(e, d, "evaluate_target") for d, e in zip(drafts, evaluations, strict=False)]
+    return [[Job([*REPRO, BEFORE_DRAFTS])], [first, *target, *others, *reversed(measured)], everything]
 
 
 def matrix_stages(wiring: Path, stage: str) -> list[str]:
@@ -130,26 +147,61 @@ def stale_stages(environment: dict[str, str]) -> set[str]:
     return {name.split("@")[0] for name in json.loads(status.stdout)}
 
 
-def run_side_by_side(commands: list[list[str]], at_once: int, environment: dict[str, str]) -> int:
-    """Run commands, `at_once` of them at a time; after a failure none is started. Returns the first exit code not 0."""
-    to_start, running, answered = list(commands), list[subprocess.Popen[str]](), True
+def run_side_by_side(jobs: list[Job], at_once: int, environment: dict[str, str]) -> int:
+    """Run jobs, `at_once` of them at a time; after a failure none is started. Returns the first exit code not 0.
+
+    A job that waits to read the clock computes nothing, so another may run in its place.
+    """
+    to_start, running, answered = list(jobs), list[Running](), True
+    ended: set[str] = set()
     codes: list[int] = []
-    errors = subprocess.PIPE if len(commands) > 1 else None  # whole lines then, and no progress bars over each other
-    copies = []
     while running or (to_start and not any(codes)):
-        while to_start and len(running) < at_once and not any(codes) and not being_timed():
-            running.append(subprocess.Popen(to_start.pop(0), env=environment, stderr=errors, text=True))
-            if stream := running[-1].stderr:
-                copies.append(threading.Thread(target=copy_lines, args=(stream,), daemon=True))
-                copies[-1].start()
+        while not any(codes) and not being_timed() and (job := next_job(to_start, ended, running, at_once)):
+            to_start.remove(job)
+            running.append(Running.start(job, environment, alone=len(jobs) == 1))
         time.sleep(POLL_SECONDS)
-        codes += [code for dvc in running if (code := dvc.poll()) is not None]
-        running = [dvc for dvc in running if dvc.returncode is None]
+        for one in [one for one in running if one.process.poll() is not None]:
+            codes.append(one.end())
+            ended.add(one.job.stage)
+            running.remove(one)
         if answered and waiting() and not being_timed():  # sending takes a core for seconds
             answered = send_or_warn() == 0
-    for copy in copies:
-        copy.join(COPY_SECONDS)
     return next(filter(None, codes), 0)
+
+
+def next_job(to_start: list[Job], ended: set[str], running: list["Running"], at_once: int) -> Job | None:
+    """The first job that can start now, if there is a core for one more."""
+    if len(running) - num_waiting() >= at_once or len(running) >= at_once + MOST_WAITING:
+        return None
+    return next((job for job in to_start if job.needs <= ended), None)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A job that was started, and what ends with it."""
+
+    job: Job
+    process: subprocess.Popen[str]
+    held: ExitStack
+
+    @classmethod
+    def start(cls, job: Job, environment: dict[str, str], *, alone: bool) -> "Running":
+        """Start a job; unless it is `alone`, only whole lines of its stderr appear, and no progress bars."""
+        held = ExitStack()
+        if job.disturbs:
+            held.enter_context(machine_shared())
+        errors = None if alone else subprocess.PIPE
+        process = subprocess.Popen(job.command, env=environment, stderr=errors, text=True)
+        if process.stderr:
+            copy = threading.Thread(target=copy_lines, args=(process.stderr,), daemon=True)
+            copy.start()
+            held.callback(copy.join, COPY_SECONDS)
+        return cls(job, process, held)
+
+    def end(self) -> int:
+        """Release what the job held; its exit code."""
+        self.held.close()
+        return self.process.returncode
 
 
 def copy_lines(stream: IO[str]) -> None:

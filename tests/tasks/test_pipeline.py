@@ -3,20 +3,15 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tasks.pipeline import (
-    AFTER_DRAFTS,
-    BEFORE_DRAFTS,
-    BEFORE_EVALUATIONS,
-    REPRO,
-    matrix_stages,
-    reproduce,
-    run_side_by_side,
-)
+from tasks.machine_lock import machine_shared, num_waiting
+from tasks.pipeline import AFTER_DRAFTS, BEFORE_DRAFTS, REPRO, Job, matrix_stages, reproduce, run_side_by_side
 from tests.tiny_project import ROOT
 
 # Each stage writes when it started and when it ended; the drafts wait for each other, so alone they would never end.
@@ -77,8 +72,8 @@ def test_drafts_and_evaluations_run_side_by_side_and_dvc_finds_all_as_it_would_h
     cache, a, b, target, evaluated_a, evaluated_b, report = (times(project, name) for name in names)
     assert cache[1] < min(a[0], b[0])
     assert max(a[0], b[0]) < min(a[1], b[1])
-    assert max(a[1], b[1]) < target[0]
-    assert target[1] < min(evaluated_a[0], evaluated_b[0])
+    assert max(target[1], a[1]) < evaluated_a[0]
+    assert max(target[1], b[1]) < evaluated_b[0]
     assert max(evaluated_a[0], evaluated_b[0]) < min(evaluated_a[1], evaluated_b[1])
     assert max(evaluated_a[1], evaluated_b[1]) < report[0]
     lock = yaml.safe_load((project / "dvc.lock").read_text())
@@ -89,8 +84,8 @@ def test_drafts_and_evaluations_run_side_by_side_and_dvc_finds_all_as_it_would_h
 
 
 def test_after_a_failure_nothing_more_is_started(tmp_path: Path) -> None:
-    def command(name: str, code: int) -> list[str]:
-        return [sys.executable, "-c", f"open({str(tmp_path / name)!r}, 'w'); raise SystemExit({code})"]
+    def command(name: str, code: int) -> Job:
+        return Job([sys.executable, "-c", f"open({str(tmp_path / name)!r}, 'w'); raise SystemExit({code})"])
 
     commands = [command("first", 0), command("second", 3), command("third", 0)]
     assert run_side_by_side(commands, 2, dict(os.environ)) == 3
@@ -111,6 +106,33 @@ def test_what_a_draft_needs_is_made_before_and_what_needs_one_comes_after() -> N
 
     assert before("align_draft") == before(BEFORE_DRAFTS) | {BEFORE_DRAFTS}
     assert set(stages) == before("align_draft") | {"align_draft"} | AFTER_DRAFTS
-    assert before("evaluate") == before("align_draft") | {"align_draft", BEFORE_EVALUATIONS}
+    assert before("evaluate") == before("align_draft") | {"align_draft", "evaluate_target"}
     for stage in ("align_draft", "evaluate"):
         assert len(matrix_stages(ROOT / "dvc.yaml", stage)) == len(stages[stage]["matrix"]["method"])
+
+
+def test_a_job_starts_when_what_it_needs_has_ended_and_takes_the_place_of_one_that_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One core: the first job waits for the clock until the third, which needs the second, has ended."""
+    monkeypatch.chdir(tmp_path)
+    wait = f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+from tasks.machine_lock import machine_alone
+with machine_alone(): open("clock", "w").write(str(sorted(p.name for p in __import__("pathlib").Path().glob("[bc]"))))
+"""
+    write = "import time; time.sleep(1); open({!r}, 'w')"
+    with machine_shared():
+        jobs = [
+            Job([sys.executable, "-c", wait], "a"),
+            Job([sys.executable, "-c", write.format("b")], "b", disturbs=True),
+            Job([sys.executable, "-c", write.format("c")], "c", frozenset({"b"}), disturbs=True),
+        ]
+        thread = threading.Thread(target=run_side_by_side, args=(jobs, 1, dict(os.environ)))
+        thread.start()
+        while not Path("c").exists():
+            time.sleep(0.05)
+        assert num_waiting() == 1
+    thread.join()
+    assert num_waiting() == 0
+    assert (tmp_path / "clock").read_text() == "['b', 'c']"
