@@ -1,11 +1,13 @@
 """Commands called in the test's own process: a process of their own would import torch first, for five seconds."""
 
 import importlib
+import json
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from click.testing import Result
 from typer.testing import CliRunner
@@ -34,6 +36,20 @@ def call(module: str, *arguments: str, folder: Path, **environment: str) -> Resu
     if done.exception and not isinstance(done.exception, SystemExit):
         raise done.exception
     return done
+
+
+def answer_of(module: Any, *arguments: str) -> dict[str, Any]:
+    """The answer of a command that has to succeed."""
+    result = CliRunner().invoke(module.app, arguments)
+    assert result.exit_code == 0, f"{result.output} {result.exception!r}"
+    return dict(json.loads(result.stdout))
+
+
+def refusal_of(module: Any, *arguments: str) -> str:
+    """The line of a command that has to end as the user's mistake."""
+    result = CliRunner().invoke(module.app, arguments)
+    assert result.exit_code == 2, result.output
+    return result.stderr.splitlines()[-1]
 
 
 @contextmanager

@@ -7,10 +7,7 @@ right and any other is wrong.
 import importlib
 import json
 import logging
-import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from tasks import evaluate, evaluate_target
 from tasks.deployment.model_registry import Champion
 from tasks.nightly.night import Night
 from tests.complete_params import completed
+from tests.in_process import working_in
 from tests.tiny_models import make_catalog, make_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,16 +216,6 @@ def right_recommender() -> Recommender:
             Recommender.load(folder / "target", None, folder / "identifiers.json", device="cpu", decoding=decoding)
         )
     return _right[0]
-
-
-@contextmanager
-def working_in(folder: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -21,6 +21,7 @@ from atspeed_core.data.histories import load_histories
 from atspeed_core.data.prepare import LAYOUTS
 from tasks.deployment.weights import load_recommender
 from tasks.recommendations import plan_recommendations, publish_recommendations, recommend_shard
+from tests.in_process import answer_of, refusal_of
 from tests.mlflow_server import mlflow_server
 from tests.tiny_models import make_catalog, make_recommender
 
@@ -135,27 +136,13 @@ def write_preset(**batch: int) -> None:
     Path("presets/toy.yaml").write_text(yaml.safe_dump(content))
 
 
-def call(module: Any, *arguments: str) -> dict[str, Any]:
-    """The answer of a command that has to succeed."""
-    result = CliRunner().invoke(module.app, arguments)
-    assert result.exit_code == 0, f"{result.output} {result.exception!r}"
-    return dict(json.loads(result.stdout))
-
-
-def refusal(module: Any, *arguments: str) -> str:
-    """The line of a command that has to end as the user's mistake."""
-    result = CliRunner().invoke(module.app, arguments)
-    assert result.exit_code == 2, result.output
-    return result.stderr.splitlines()[-1]
-
-
 def plan(*arguments: str) -> tuple[Path, list[int]]:
-    answer = call(plan_recommendations, "--dataset", "toy", *arguments)
+    answer = answer_of(plan_recommendations, "--dataset", "toy", *arguments)
     return Path(answer["folder"]), answer["shards"]
 
 
 def recommend(folder: Path, shards: list[int]) -> list[dict[str, Any]]:
-    return [call(recommend_shard, "--folder", str(folder), "--shard", str(shard)) for shard in shards]
+    return [answer_of(recommend_shard, "--folder", str(folder), "--shard", str(shard)) for shard in shards]
 
 
 def listed(folder: Path) -> dict[str, list[str]]:
@@ -183,7 +170,7 @@ def test_every_user_gets_the_targets_own_list(project: Path, server: str, tmp_pa
     folder, shards = plan()
     assert (folder, shards) == (project / "recommendations" / "toy" / "v1", [0, 1, 2])
     assert [shard["users"] for shard in recommend(folder, shards)] == [3, 3, 2]
-    published = call(publish_recommendations, "--folder", str(folder))
+    published = answer_of(publish_recommendations, "--folder", str(folder))
     assert published["users"] == len(USERS)
     assert published["users_per_second"] > 0
     lists = listed(folder.parent / "current")
@@ -200,7 +187,7 @@ def test_every_user_gets_the_targets_own_list(project: Path, server: str, tmp_pa
 def test_a_user_without_a_list_does_not_fail_the_shard(project: Path) -> None:
     folder, shards = plan()
     recommend(folder, shards)
-    call(publish_recommendations, "--folder", str(folder))
+    answer_of(publish_recommendations, "--folder", str(folder))
     lists = listed(folder)
     assert sorted(lists["nearly"]) == ["22", "23"]  # all that is left of the catalog
     assert USERS.keys() - lists.keys() == {"nobody", "sated"}
@@ -210,7 +197,7 @@ def test_a_user_without_a_list_does_not_fail_the_shard(project: Path) -> None:
 def test_only_what_is_missing_is_computed_again(project: Path, server: str, tmp_path: Path) -> None:
     folder, shards = plan()
     first = recommend(folder, shards)
-    call(publish_recommendations, "--folder", str(folder))
+    answer_of(publish_recommendations, "--folder", str(folder))
     files = sorted((folder / "lists").iterdir())
     files[1].write_bytes(files[1].read_bytes()[:-20])  # cut short, as no command of ours leaves it
     before = [file.stat().st_mtime_ns for file in files]
@@ -218,14 +205,14 @@ def test_only_what_is_missing_is_computed_again(project: Path, server: str, tmp_
     again = recommend(folder, shards)
     assert [a.stat().st_mtime_ns != b for a, b in zip(files, before, strict=True)] == [False, True, False]
     assert (again[0], again[2]) == (first[0], first[2])
-    call(publish_recommendations, "--folder", str(folder))
+    answer_of(publish_recommendations, "--folder", str(folder))
     assert len(runs(server, tmp_path.name)) == 1
 
 
 def test_nothing_is_published_before_all_shards_are_there(project: Path) -> None:
     folder, _ = plan()
     recommend(folder, [0, 2])
-    line = refusal(publish_recommendations, "--folder", str(folder))
+    line = refusal_of(publish_recommendations, "--folder", str(folder))
     assert "shard-00001.parquet: missing" in line
     assert "recommend_shard" in line
     assert not (folder / "manifest.json").exists()
@@ -250,7 +237,7 @@ def test_a_shard_that_is_not_complete_is_not_published(project: Path, change: An
     assert "user1" in table["user_id"].to_pylist()
     changed = pa.Table.from_pandas(change(table.to_pandas()), schema=table.schema, preserve_index=False)
     pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
-    line = refusal(publish_recommendations, "--folder", str(folder))
+    line = refusal_of(publish_recommendations, "--folder", str(folder))
     assert re.search(fault, line)
 
 
@@ -259,7 +246,7 @@ def test_the_link_moves_with_the_version_and_back(project: Path) -> None:
     for version in ("1", "2", "1"):
         folder, shards = plan("--version", version)
         recommend(folder, shards)
-        call(publish_recommendations, "--folder", str(folder))
+        answer_of(publish_recommendations, "--folder", str(folder))
         current = folder.parent / "current"
         seen.append(json.loads((current / "manifest.json").read_text())["version"])
         assert os.readlink(current) == f"v{version}"
@@ -273,22 +260,22 @@ def test_lists_of_another_length_are_made_anew(project: Path) -> None:
     assert plan() == (folder, [0, 1])
     assert not (folder / "lists").exists()
     recommend(folder, [0, 1])
-    call(publish_recommendations, "--folder", str(folder))
+    answer_of(publish_recommendations, "--folder", str(folder))
     assert {len(items) for items in listed(folder).values()} == {2}
 
 
 def test_mistakes_are_named(project: Path, server: str) -> None:
-    assert "presets/other.yaml: no such preset" in refusal(plan_recommendations, "--dataset", "other")
-    unknown = refusal(plan_recommendations, "--dataset", "toy", "--version", "9")
+    assert "presets/other.yaml: no such preset" in refusal_of(plan_recommendations, "--dataset", "other")
+    unknown = refusal_of(plan_recommendations, "--dataset", "toy", "--version", "9")
     assert f"{NAME} has no version '9'" in unknown
     write_preset(k=9)
-    assert "nightly.batch.k = 9: at most 8 here" in refusal(plan_recommendations, "--dataset", "toy")
+    assert "nightly.batch.k = 9: at most 8 here" in refusal_of(plan_recommendations, "--dataset", "toy")
     Path("presets/new.yaml").write_text("description: no model yet\n")
-    assert "has no champion yet" in refusal(plan_recommendations, "--dataset", "new")
-    assert "run plan_recommendations first" in refusal(recommend_shard, "--folder", "nowhere", "--shard", "0")
+    assert "has no champion yet" in refusal_of(plan_recommendations, "--dataset", "new")
+    assert "run plan_recommendations first" in refusal_of(recommend_shard, "--folder", "nowhere", "--shard", "0")
     write_preset(k=K)
     folder, _ = plan()
-    assert "the plan has 3 shards" in refusal(recommend_shard, "--folder", str(folder), "--shard", "3")
+    assert "the plan has 3 shards" in refusal_of(recommend_shard, "--folder", str(folder), "--shard", "3")
 
 
 def test_a_server_that_is_down_is_a_temporary_fault(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +289,7 @@ def test_a_server_that_is_down_is_a_temporary_fault(project: Path, monkeypatch: 
     ):
         assert CliRunner().invoke(module.app, arguments).exit_code == 75
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    call(publish_recommendations, "--folder", str(folder))
+    answer_of(publish_recommendations, "--folder", str(folder))
     assert len(runs(address, Path.cwd().name)) == 1
 
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from tasks.deployment.checkout import checkout_of
 from tasks.sweep import close_sweep, plan_sweep
+from tests.in_process import answer_of, refusal_of
 from tests.mlflow_server import mlflow_server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,23 +129,9 @@ def deployment(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield folder
 
 
-def call(module: Any, *arguments: str) -> dict[str, Any]:
-    """The answer of a command that has to succeed."""
-    result = CliRunner().invoke(module.app, arguments)
-    assert result.exit_code == 0, f"{result.output} {result.exception!r}"
-    return dict(json.loads(result.stdout))
-
-
-def refusal(module: Any, *arguments: str) -> str:
-    """The line of a command that has to end as the user's mistake."""
-    result = CliRunner().invoke(module.app, arguments)
-    assert result.exit_code == 2, result.output
-    return result.stderr.splitlines()[-1]
-
-
 def plan(run_id: str, methods: str = "sft", overrides: str = CHANGES) -> list[str]:
     options = ["--dataset", "toy", "--methods", methods, "--overrides", overrides]
-    return [one["name"] for one in call(plan_sweep, "--run-id", run_id, *options)["experiments"]]
+    return [one["name"] for one in answer_of(plan_sweep, "--run-id", run_id, *options)["experiments"]]
 
 
 def run_all(run_id: str, names: list[str]) -> list[int]:
@@ -185,7 +172,7 @@ def sweep(deployment: Path) -> list[str]:
     (deployment / "unlucky").touch()
     names = plan("manual__1")
     assert run_all("manual__1", names) == [0, 2]
-    call(close_sweep, "--run-id", "manual__1")
+    answer_of(close_sweep, "--run-id", "manual__1")
     return names
 
 
@@ -238,13 +225,13 @@ def test_a_cleared_failure_is_run_again_and_nothing_else(sweep: list[str], deplo
     assert plan("manual__1") == sweep
     assert run_all("manual__1", sweep) == [0, 0]
     assert stages_run(deployment)[len(before) :] == ["align_draft@sft", "report"]
-    assert call(close_sweep, "--run-id", "manual__1")["failed"] == []
+    assert answer_of(close_sweep, "--run-id", "manual__1")["failed"] == []
     table = pd.read_csv(plan_sweep.folder_of("manual__1") / "comparison.csv")
     assert table.groupby("experiment")["accepted_steps"].first().to_dict() == {"01-sft": 1.8, "02-sft-alpha=0.3": 0.6}
     assert sorted(table["k"].unique()) == [1, 10, 20]
     assert len(runs()) == recorded + 2  # the stages that ran, and no other
     assert not checkout_of(f"manual__1~{sweep[0]}").exists()
-    call(close_sweep, "--run-id", "manual__1")
+    answer_of(close_sweep, "--run-id", "manual__1")
     assert len(runs()) == recorded + 2
 
 
@@ -274,15 +261,15 @@ def test_mistakes_are_named_before_anything_starts(deployment: Path) -> None:
         ("sft", '{"align_draft.alpha": 3}', "not a JSON list of objects"),
         ("unheard", "[{}]", "unknown 'unheard'"),
     ):
-        assert message in refusal(plan_sweep, *options, methods, "--overrides", overrides)
-    assert "not a branch, tag or commit" in refusal(plan_sweep, *options, "sft", "--revision", "nowhere")
-    assert "plan the sweep first" in refusal(close_sweep, "--run-id", "manual__3")
+        assert message in refusal_of(plan_sweep, *options, methods, "--overrides", overrides)
+    assert "not a branch, tag or commit" in refusal_of(plan_sweep, *options, "sft", "--revision", "nowhere")
+    assert "plan the sweep first" in refusal_of(close_sweep, "--run-id", "manual__3")
     assert len(runs()) == recorded
 
 
 def test_a_run_id_belongs_to_one_sweep(sweep: list[str]) -> None:
     options = ["--run-id", "manual__1", "--dataset", "toy", "--methods", "atspeed_s"]
-    assert "was planned with other experiments" in refusal(plan_sweep, *options)
+    assert "was planned with other experiments" in refusal_of(plan_sweep, *options)
 
 
 def test_a_sweep_works_on_the_newest_night(deployment: Path) -> None:
@@ -293,5 +280,5 @@ def test_a_sweep_works_on_the_newest_night(deployment: Path) -> None:
     git(night, "tag", "nightly-toy/2016-10-05")
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=night, capture_output=True, text=True).stdout.strip()
     git(night, "checkout", "--quiet", "HEAD~1")
-    answer = call(plan_sweep, "--run-id", "manual__4", "--dataset", "toy")
+    answer = answer_of(plan_sweep, "--run-id", "manual__4", "--dataset", "toy")
     assert answer["commit"] == commit
