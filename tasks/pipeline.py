@@ -122,14 +122,17 @@ def rounds(environment: dict[str, str], at_once: int) -> list[list[Job]]:
     """What is run one round after the other; jobs of a round may run side by side."""
     everything = [Job([*REPRO])]
     stale = None if at_once < 2 else stale_stages(environment)
-    drafts, evaluations = (matrix_stages(Path("dvc.yaml"), stage) for stage in ("align_draft", "evaluate"))
-    if not stale or max(len(drafts), len(evaluations)) < 2:
+    if not stale:
         return [everything]
+    evaluations = matrix_stages(Path("dvc.yaml"), "evaluate")
+    drafts = matrix_stages(Path("dvc.yaml"), "align_draft") if stale - AFTER_DRAFTS else []
     # Long jobs first: sft, the first method, takes the least time, so that at the end no core waits for long.
-    first, *others = (Job.single(name, disturbs=True) for name in reversed(drafts))
-    target = [Job.single("evaluate_target")] if evaluations else []
-    measured = [Job.single(e, d, "evaluate_target") for d, e in zip(drafts, evaluations, strict=False)]
-    return [[Job([*REPRO, BEFORE_DRAFTS])], [first, *target, *others, *reversed(measured)], everything]
+    jobs = [Job.single(draft, disturbs=True) for draft in reversed(drafts)]
+    jobs[1:1] = [Job.single("evaluate_target")] if evaluations else []
+    for evaluation in reversed(evaluations):
+        own_draft = evaluation.replace("evaluate@", "align_draft@")
+        jobs.append(Job.single(evaluation, "evaluate_target", *({own_draft} & set(drafts))))
+    return [[Job([*REPRO, BEFORE_DRAFTS])], jobs, everything] if len(jobs) > 1 else [everything]
 
 
 def matrix_stages(wiring: Path, stage: str) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tasks import pipeline
 from tasks.machine_lock import machine_shared, num_waiting
 from tasks.pipeline import AFTER_DRAFTS, BEFORE_DRAFTS, REPRO, Job, matrix_stages, reproduce, run_side_by_side
 from tests.tiny_project import ROOT
@@ -81,6 +82,18 @@ def test_drafts_and_evaluations_run_side_by_side_and_dvc_finds_all_as_it_would_h
     subprocess.run([*REPRO, "--no-run-cache"], check=True)
     assert yaml.safe_load((project / "dvc.lock").read_text()) == lock
     assert reproduce(at_once=2) == (0, {})
+
+
+def test_each_evaluation_waits_for_its_own_draft_and_only_for_what_runs(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("dvc.yaml").write_text(WIRING.replace("matrix: {method: [a, b]}", "matrix: {method: [b, a]}", 1))
+    needs = {"evaluate@a": {"align_draft@a", "evaluate_target"}, "evaluate@b": {"align_draft@b", "evaluate_target"}}
+    for stale, expected in (({"align_draft"}, needs), ({"report"}, {key: {"evaluate_target"} for key in needs})):
+        monkeypatch.setattr(pipeline, "stale_stages", lambda _, stale=stale: stale)
+        _, jobs, _ = pipeline.rounds({}, at_once=2)
+        assert {job.stage: job.needs for job in jobs if job.stage.startswith("evaluate@")} == expected
+        assert set().union(*expected.values()) <= {job.stage for job in jobs}
 
 
 def test_after_a_failure_nothing_more_is_started(tmp_path: Path) -> None:
