@@ -60,6 +60,8 @@ def _held(path: Path, kind: int, waiting: str) -> Iterator[None]:
             log.info("%s", waiting)
             mark = path.with_name(f"{path.name}.{os.getpid()}")
             mark.touch()
-            fcntl.flock(file, kind)
-            mark.unlink(missing_ok=True)
+            try:
+                fcntl.flock(file, kind)
+            finally:
+                mark.unlink(missing_ok=True)
         yield
