@@ -60,8 +60,6 @@ def _held(path: Path, kind: int, waiting: str) -> Iterator[None]:
             log.info("%s", waiting)
             mark = path.with_name(f"{path.name}.{os.getpid()}")
             mark.touch()
-            try:
-                fcntl.flock(file, kind)
-            finally:
-                mark.unlink(missing_ok=True)
+            fcntl.flock(file, kind)
+            mark.unlink(missing_ok=True)
         yield
